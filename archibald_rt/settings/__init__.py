@@ -1,0 +1,41 @@
+"""The configuration: ``config.ini``, the environment, the command line.
+
+:func:`load` makes a frozen :class:`Settings` of them or raises ConfigError; nothing else
+here reads anything. ``docs/configuration.md`` is the page for operators.
+"""
+
+from archibald_rt.settings.checks import require_secrets
+from archibald_rt.settings.load import load
+from archibald_rt.settings.report import Row, describe, set_without_effect
+from archibald_rt.settings.schema import (
+    NO_EFFECT_YET,
+    AuthSettings,
+    ClientMessagesSettings,
+    DeliverySettings,
+    EventsSettings,
+    InternalSettings,
+    LoggingSettings,
+    LogSettings,
+    NatsSettings,
+    ServerSettings,
+    Settings,
+)
+
+__all__ = [
+    "NO_EFFECT_YET",
+    "AuthSettings",
+    "ClientMessagesSettings",
+    "DeliverySettings",
+    "EventsSettings",
+    "InternalSettings",
+    "LogSettings",
+    "LoggingSettings",
+    "NatsSettings",
+    "Row",
+    "ServerSettings",
+    "Settings",
+    "describe",
+    "load",
+    "require_secrets",
+    "set_without_effect",
+]

@@ -1,0 +1,72 @@
+"""What several settings must be together."""
+
+from collections.abc import Sequence
+
+from archibald_rt.errors import ConfigError
+from archibald_rt.settings.schema import NO_EFFECT_YET, Settings
+
+# As long as the output of HS256 (RFC 7518, section 3.2); shorter ones can be guessed.
+SHORTEST_SECRET = 32
+
+HOW_TO_MAKE_ONE = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+
+
+def check_together(settings: Settings) -> None:
+    """Raise ConfigError when two settings contradict each other."""
+    server, internal = settings.server, settings.internal
+    if server.tls_cert is not None and server.tls_key is None:
+        raise ConfigError("[server] tls_cert is set without tls_key; set both or neither")
+    if server.tls_key is not None and server.tls_cert is None:
+        raise ConfigError("[server] tls_key is set without tls_cert; set both or neither")
+    if server.unix_socket is not None and server.unix_socket == internal.unix_socket:
+        raise ConfigError("[server] unix_socket and [internal] unix_socket are the same path")
+    both_by_port = server.unix_socket is None and internal.unix_socket is None
+    same_host = server.host.lower() == internal.host.lower()
+    # Port 0 is a free one each time.
+    if both_by_port and same_host and server.port == internal.port != 0:
+        raise ConfigError(
+            f"[server] port and [internal] port are both {server.port} on {server.host};"
+            " give each listener its own"
+        )
+
+
+def require_secrets(settings: Settings) -> None:
+    """Raise ConfigError unless the server can be started with these secrets.
+
+    It needs a key to verify JWTs and an emit token, and none of its secrets may be under
+    32 bytes. The message says how to make one and never repeats a secret.
+    """
+    auth, internal = settings.auth, settings.internal
+    jwt_keys = {
+        "auth.jwt_secret": auth.jwt_secret,
+        "auth.jwt_public_key": auth.jwt_public_key,
+        "auth.jwks_url": auth.jwks_url,
+    }
+    # A key that nothing reads verifies no token.
+    if not any(value for name, value in jwt_keys.items() if name not in NO_EFFECT_YET):
+        raise ConfigError(
+            "[auth] jwt_secret (or ARCHIBALD_RT_AUTH_JWT_SECRET) is not set;"
+            f" use the application's, or {HOW_TO_MAKE_ONE}"
+        )
+    if not internal.emit_tokens:
+        raise ConfigError(
+            "[internal] emit_tokens (or ARCHIBALD_RT_INTERNAL_EMIT_TOKENS) is not set;"
+            f" {HOW_TO_MAKE_ONE}"
+        )
+    _check_lengths("[auth] jwt_secret", auth.jwt_secret)
+    _check_lengths("[internal] emit_tokens", internal.emit_tokens)
+    _check_lengths("[internal] read_tokens", internal.read_tokens)
+
+
+def _check_lengths(name: str, secrets: Sequence[str]) -> None:
+    for number, secret in enumerate(secrets, 1):
+        length = len(secret.encode())
+        if length >= SHORTEST_SECRET:
+            continue
+        which = f"number {number} of {len(secrets)} has" if len(secrets) > 1 else "has"
+        # A comma inside a secret takes it apart; the count alone would be a riddle.
+        hint = " (a comma or a line break begins the next one)" if len(secrets) > 1 else ""
+        raise ConfigError(
+            f"{name}: {which} {length} bytes, at least {SHORTEST_SECRET} are needed{hint};"
+            f" {HOW_TO_MAKE_ONE}"
+        )

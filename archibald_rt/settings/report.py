@@ -1,0 +1,37 @@
+"""What the settings are, for people to read."""
+
+from typing import NamedTuple
+
+from archibald_rt.settings.schema import KEYS, NO_EFFECT_YET, Settings
+
+
+class Row(NamedTuple):
+    """One setting, its value as one would write it in ``config.ini``."""
+
+    section: str
+    key: str
+    value: str
+    is_default: bool
+
+
+def describe(settings: Settings) -> tuple[Row, ...]:
+    """Return every setting in the order of the documentation.
+
+    Secrets, and user and password in addresses, are ``***``; what isn't set is empty. The
+    text of everything else parses back to the same value.
+    """
+    rows = []
+    for section, keys in KEYS.items():
+        for name, key in keys.items():
+            value = getattr(getattr(settings, section), name)
+            rows.append(Row(section, name, key.show(value), value == key.default))
+    return tuple(rows)
+
+
+def set_without_effect(settings: Settings) -> tuple[str, ...]:
+    """Return ``section.key`` of what was set but isn't acted on in this release."""
+    return tuple(
+        f"{row.section}.{row.key}"
+        for row in describe(settings)
+        if not row.is_default and f"{row.section}.{row.key}" in NO_EFFECT_YET
+    )
