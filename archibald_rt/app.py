@@ -1,0 +1,70 @@
+"""The two applications: their routes, as data."""
+
+from tornado.web import Application
+
+from archibald_rt.auth import BearerTokens
+from archibald_rt.emissions import EmissionReader
+from archibald_rt.eventlog import EventLog
+from archibald_rt.handlers.admin import ConnectionsHandler, StatsHandler
+from archibald_rt.handlers.base import InternalNotFoundHandler, NotFoundHandler
+from archibald_rt.handlers.emit import BroadcastHandler, EmitHandler
+from archibald_rt.handlers.health import HealthzHandler, ReadyzHandler, WebSocketHealthHandler
+from archibald_rt.handlers.realtime import RealtimeHandler
+from archibald_rt.hub import Hub
+from archibald_rt.logs import log_request
+from archibald_rt.order import OrderQueue
+from archibald_rt.protocol import V1, V2
+from archibald_rt.reception import Reception
+from archibald_rt.timestamps import Stamper
+
+
+def public_app(
+    reception: Reception, hub: Hub, order: OrderQueue, log: EventLog, stamp: Stamper
+) -> Application:
+    """Return what devices talk to. Nothing of the internal application is routed here."""
+    dialects = {"v1": V1(), "v2": V2(log.epoch, stamp)}
+    counted = {"hub": hub, "order": order, "reception": reception}
+    return Application(
+        [
+            (r"/ws/realtime", RealtimeHandler, {"reception": reception, **dialects}),
+            (r"/healthz", HealthzHandler),
+            (r"/readyz", ReadyzHandler, {"order": order, "reception": reception}),
+            (r"/api/websocket/health", WebSocketHealthHandler, counted),
+        ],
+        default_handler_class=NotFoundHandler,
+        log_function=log_request,
+    )
+
+
+def internal_app(
+    reception: Reception,
+    hub: Hub,
+    order: OrderQueue,
+    log: EventLog,
+    reader: EmissionReader,
+    *,
+    emit_tokens: BearerTokens,
+    read_tokens: BearerTokens,
+    max_body: int,
+) -> Application:
+    """Return what back ends and operators talk to."""
+    tokens = {"emit_tokens": emit_tokens, "read_tokens": read_tokens}
+    emitting = {
+        **tokens,
+        "reader": reader,
+        "order": order,
+        "epoch": log.epoch,
+        "max_body": max_body,
+    }
+    counted = {**tokens, "hub": hub, "order": order, "reception": reception, "log": log}
+    return Application(
+        [
+            (r"/internal/emit", EmitHandler, emitting),
+            (r"/internal/broadcast", BroadcastHandler, emitting),
+            (r"/internal/stats", StatsHandler, counted),
+            (r"/internal/connections", ConnectionsHandler, {**tokens, "hub": hub}),
+        ],
+        default_handler_class=InternalNotFoundHandler,
+        default_handler_args=tokens,
+        log_function=log_request,
+    )

@@ -1,0 +1,69 @@
+"""``archibald-rt serve``."""
+
+import asyncio
+import json
+import secrets
+import sys
+from pathlib import Path
+
+import click
+
+from archibald_rt import logs, server
+from archibald_rt.cli.options import config_option, load_settings
+from archibald_rt.cli.token import mint
+from archibald_rt.settings import Settings
+
+DEV_USER = "demo"
+"""The user that ``--dev`` makes a token for."""
+
+
+@click.command()
+@config_option
+@click.option("--dev", is_flag=True, help="Make throw-away secrets where none are set; print them.")
+def serve(config_path: Path | None, *, dev: bool) -> None:
+    """Run the server until SIGTERM or SIGINT."""
+    settings = load_settings(config_path)
+    if dev:
+        settings = load_settings(config_path, _throw_away(settings))
+    logs.configure(level=settings.logging.level, log_format=settings.logging.format)
+    on_listening = _say_how_to_try if dev else None
+    sys.exit(asyncio.run(server.serve(settings, on_listening=on_listening)))
+
+
+def _throw_away(settings: Settings) -> dict[tuple[str, str], str]:
+    """Make what `settings` lack to be tried out: secrets, and pages of any origin."""
+    made: dict[tuple[str, str], str] = {}
+    if not settings.auth.jwt_secret:
+        made["auth", "jwt_secret"] = secrets.token_urlsafe(32)
+    if not settings.internal.emit_tokens:
+        made["internal", "emit_tokens"] = secrets.token_urlsafe(32)
+    if not settings.server.allowed_origins:
+        made["server", "allowed_origins"] = "*"
+    return made
+
+
+def _say_how_to_try(settings: Settings, running: server.Server) -> None:
+    token = mint(settings, DEV_USER)
+    socket_url = running.public_url.replace("http", "ws", 1) + "/ws/realtime"
+    emission = json.dumps({"userId": DEV_USER, "type": "HELLO", "payload": {"text": "it works"}})
+    # For a person at a terminal, who asked for secrets to be shown: not a log line.
+    click.echo(
+        f"""
+A server to try out. Its secrets are thrown away when it stops.
+
+  jwt secret   {settings.auth.jwt_secret[0]}
+  emit token   {settings.internal.emit_tokens[0]}
+  user token   {token}   (user {DEV_USER})
+
+Listen, in the console of any browser page:
+
+  ws = new WebSocket("{socket_url}", ["archibald.v2", "bearer.{token}"]);
+  ws.onmessage = m => console.log(m.data)
+
+Emit, in another terminal:
+
+  curl {running.internal_url}/internal/emit \\
+    -H 'Authorization: Bearer {settings.internal.emit_tokens[0]}' \\
+    -H 'Content-Type: application/json' -d '{emission}'
+"""
+    )

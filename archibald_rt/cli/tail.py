@@ -1,0 +1,51 @@
+"""``archibald-rt tail``."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from archibald_rt.cli.options import config_option, load_settings, reachable
+from archibald_rt.cli.token import mint
+from archibald_rt.client import Client, Gap, ReceivedEvent
+from archibald_rt.errors import ConfigError
+from archibald_rt.settings import Settings
+
+TOKEN_EXPIRES = 3600.0
+"""For how many seconds the token of one connection is good; each connection has its own."""
+
+
+@click.command()
+@click.argument("user")
+@click.option(
+    "--after",
+    metavar="CURSOR",
+    help="Begin after this cursor, or with `earliest` at all that is retained [live only].",
+)
+@config_option
+def tail(user: str, after: str | None, config_path: Path | None) -> None:
+    """Follow USER's stream, an event a line; resumes by itself until interrupted."""
+    settings = load_settings(config_path)
+    asyncio.run(_follow(settings, user, after))
+
+
+async def _follow(settings: Settings, user: str, after: str | None) -> None:
+    def fresh_token() -> str:
+        return mint(settings, user, expires=TOKEN_EXPIRES)
+
+    async with Client(_public_url(settings), fresh_token, cursor=after) as client:
+        async for item in client:
+            if isinstance(item, ReceivedEvent):
+                click.echo(item.raw)
+            elif isinstance(item, Gap):
+                lost = (
+                    f"up to {item.missing_through}" if item.missing_through else "an unknown part"
+                )
+                click.echo(f"gap ({item.reason}): {lost} is missing", err=True)
+
+
+def _public_url(settings: Settings) -> str:
+    at = settings.server
+    if at.unix_socket is not None:
+        raise ConfigError("[server] unix_socket: tail connects by address, not by path")
+    return f"http://{reachable(at.host)}:{at.port}"

@@ -1,0 +1,267 @@
+"""Reading emissions: from the bytes of a request to checked `Emission` values. No I/O.
+
+The check is strict (an unknown key, a value of the wrong kind or a name out of bounds is
+refused and named) and never decodes the payload: `msgspec.Raw` checks its syntax and keeps
+its bytes.
+"""
+
+import re
+from collections.abc import Callable, Container, Sequence
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from archibald_rt import timestamps
+from archibald_rt.errors import EmissionError
+from archibald_rt.events import Emission, make_tail
+
+MAX_EMISSIONS = 10_000
+"""How many emissions one request may hold after expanding ``userIds``."""
+
+MAX_NESTING = 500
+"""How deep a payload's arrays and objects may be nested."""
+
+RESERVED_PREFIX = "rt."
+"""Types that begin so are the server's own."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# "Object contains unknown field `x`", "Object missing required field `x`"
+_NAMED_FIELD = re.compile("field `(.*)`", re.DOTALL)
+
+_T = TypeVar("_T")
+_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+UserId = Annotated[str, Meta(min_length=1, max_length=256)]
+EventType = Annotated[str, Meta(min_length=1, max_length=128)]
+Key = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /internal/broadcast``."""
+
+    type: EventType
+    payload: Raw = Raw(b"null")
+    timestamp: str | UnsetType = UNSET
+    durable: bool | UnsetType = UNSET
+    key: Key | UnsetType = UNSET
+    conflate: Key | UnsetType = UNSET
+
+
+class EmissionBody(BroadcastBody, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /internal/emit``, or one item of a batch."""
+
+    userId: UserId | UnsetType = UNSET  # noqa: N815 - the name on the wire
+    userIds: Annotated[list[UserId], Meta(min_length=1)] | UnsetType = UNSET  # noqa: N815 - as above
+
+
+_emission = msgspec.json.Decoder(EmissionBody)
+_batch = msgspec.json.Decoder(list[EmissionBody])
+_broadcast = msgspec.json.Decoder(BroadcastBody)
+
+
+class EmissionReader:
+    """Reads request bodies by the limits and classes of one server.
+
+    ``transient`` holds the types that are transient unless an emission says otherwise;
+    ``max_event`` bounds an event in bytes, as its v1 message (0: unbounded).
+    """
+
+    def __init__(
+        self, stamp: timestamps.Stamper, transient: Container[str], *, max_event: int
+    ) -> None:
+        self._stamp = stamp
+        self._transient = transient
+        self._max_event = max_event
+
+    def read(self, body: bytes) -> tuple[list[Emission], bool]:
+        """Read a JSON body of ``/internal/emit``: one emission or an array of them.
+
+        Returns the emissions in order, ``userIds`` expanded, and whether the answer is a
+        list of results. Raises `EmissionError`, which names the field.
+        """
+        _check_utf8(body)
+        if body.lstrip()[:1] == b"[":
+            items = _decode(_batch, body)
+            return self._expand(items, _item_path), True
+        item = _decode(_emission, body)
+        return self._expand([item], _no_path), item.userIds is not UNSET
+
+    def read_lines(self, body: bytes) -> list[Emission]:
+        """Read an NDJSON body of ``/internal/emit``: an emission a line, empty lines skipped.
+
+        Raises `EmissionError` with the item's index, counted from 0 without empty lines.
+        """
+        _check_utf8(body)
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        items = [
+            _decode(_emission, line, path=_item_path(index)) for index, line in enumerate(lines)
+        ]
+        return self._expand(items, _item_path)
+
+    def read_broadcast(self, body: bytes) -> Emission:
+        """Read a JSON body of ``/internal/broadcast``. Raises `EmissionError`."""
+        _check_utf8(body)
+        item = _decode(_broadcast, body)
+        return self._emission(item, None, *self._content(item, ""), path="")
+
+    def _expand(
+        self, items: Sequence[EmissionBody], path_of: Callable[[int], str]
+    ) -> list[Emission]:
+        if not items:
+            raise EmissionError("the batch is empty: expected at least one emission")
+        count = sum(1 if item.userIds is UNSET else len(item.userIds) for item in items)
+        if count > MAX_EMISSIONS:
+            raise EmissionError(
+                f"the request holds {count} emissions, at most {MAX_EMISSIONS} are taken at once",
+                status=413,
+            )
+        emissions: list[Emission] = []
+        for index, item in enumerate(items):
+            path = path_of(index)
+            users = _users(item, path)
+            content = self._content(item, path)
+            emissions.extend(self._emission(item, user, *content, path=path) for user in users)
+        return emissions
+
+    def _content(self, item: BroadcastBody, path: str) -> tuple[bytes, str, int]:
+        """Check what the item says of the event itself; return tail, timestamp and instant."""
+        if _CONTROL.search(item.type):
+            raise _bad(path, "type", "expected no control characters")
+        if item.type.startswith(RESERVED_PREFIX):
+            raise _bad(path, "type", f"types that begin with {RESERVED_PREFIX} are reserved")
+        payload = bytes(item.payload)
+        if _nesting_exceeds(payload, MAX_NESTING):
+            raise _bad(path, "payload", f"nested deeper than {MAX_NESTING} levels")
+        # Line breaks can only stand between tokens here: JSON escapes them within strings.
+        payload = payload.translate(_LINE_BREAKS)
+        if item.timestamp is UNSET:
+            timestamp, instant = self._stamp.with_instant()
+        else:
+            timestamp = item.timestamp
+            try:
+                instant = timestamps.parse(timestamp)
+            except ValueError as error:
+                raise _bad(path, "timestamp", str(error)) from None
+        tail = make_tail(msgspec.json.encode(item.type), payload, timestamp)
+        size = len(tail) + 1  # and the opening brace
+        if self._max_event and size > self._max_event:
+            raise _bad(
+                path,
+                "payload",
+                f"the event has {size} bytes as a message, at most {self._max_event} are taken",
+                status=413,
+            )
+        return tail, timestamp, instant
+
+    def _emission(
+        self,
+        item: BroadcastBody,
+        user: str | None,
+        tail: bytes,
+        timestamp: str,
+        instant: int,
+        *,
+        path: str,
+    ) -> Emission:
+        if item.durable is not UNSET:
+            durable = item.durable
+        else:
+            durable = user is not None and item.type not in self._transient
+        key = None if item.key is UNSET else item.key
+        conflate = None if item.conflate is UNSET else item.conflate
+        if key is not None and not durable:
+            raise _bad(path, "key", "only a durable event can have a key, this one is transient")
+        if conflate is not None and durable:
+            raise _bad(path, "conflate", "only a transient event can conflate, this one is durable")
+        for name, value in (("key", key), ("conflate", conflate)):
+            if value is not None and _CONTROL.search(value):
+                raise _bad(path, name, "expected no control characters")
+        return Emission(user, tail, timestamp, instant, durable, key, conflate)
+
+
+def _users(item: EmissionBody, path: str) -> list[str]:
+    if item.userId is not UNSET:
+        if item.userIds is not UNSET:
+            raise _bad(path, "userIds", "expected either userId or userIds, not both")
+        if _CONTROL.search(item.userId):
+            raise _bad(path, "userId", "expected no control characters")
+        return [item.userId]
+    if item.userIds is UNSET:
+        raise _bad(path, "userId", "expected userId or userIds, neither is there")
+    seen: set[str] = set()
+    for index, user in enumerate(item.userIds):
+        if user in seen:
+            raise _bad(path, f"userIds[{index}]", "this user stands in the list twice")
+        if _CONTROL.search(user):
+            raise _bad(path, f"userIds[{index}]", "expected no control characters")
+        seen.add(user)
+    return item.userIds
+
+
+def _nesting_exceeds(payload: bytes, limit: int) -> bool:
+    # Counting brackets settles nearly every payload without looking at its structure.
+    if payload.count(b"[") + payload.count(b"{") <= limit:
+        return False
+    depth = 0
+    for byte in _STRING.sub(b"", payload):
+        if byte in b"[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+    return False
+
+
+def _check_utf8(body: bytes) -> None:
+    # msgspec accepts invalid UTF-8 inside raw strings, and a browser ends its connection
+    # over one such message at every replay: so the body is decoded once, whole.
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise EmissionError(f"the body is not UTF-8: byte {error.start} is wrong") from None
+
+
+def _item_path(index: int) -> str:
+    return f"[{index}]"
+
+
+def _no_path(_index: int) -> str:
+    return ""
+
+
+def _bad(path: str, name: str, expected: str, *, status: int = 400) -> EmissionError:
+    field = f"{path}.{name}" if path else name
+    return EmissionError(f"{field}: {expected}", field=field, status=status)
+
+
+def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes, *, path: str = "") -> _T:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise _refused(str(error), path) from None
+    except RecursionError:
+        raise EmissionError(
+            f"{path or 'the body'}: nested deeper than {MAX_NESTING} levels", field=path
+        ) from None
+    except UnicodeDecodeError:
+        raise EmissionError(f"{path or 'the body'}: an unpaired surrogate", field=path) from None
+    except msgspec.DecodeError as error:
+        detail = str(error)
+        if "truncated" in detail:
+            detail += ", or holds an unpaired surrogate"
+        raise EmissionError(f"{path or 'the body'}: {detail}", field=path) from None
+
+
+def _refused(message: str, path: str) -> EmissionError:
+    """Turn what msgspec says of a value into a field's path and a sentence."""
+    expected, _, at = message.partition(" - at `$")
+    place = path + at.rstrip("`")
+    name = _NAMED_FIELD.search(expected)
+    if name is not None:
+        place = f"{place}.{name[1]}"
+    place = place.removeprefix(".")
+    expected = expected.replace("`", "")
+    return EmissionError(f"{place}: {expected}" if place else expected, field=place)

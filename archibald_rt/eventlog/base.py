@@ -1,0 +1,94 @@
+"""What the server asks of an event log, whatever keeps it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from archibald_rt.events import Emission, Event
+
+
+class Page(msgspec.Struct, frozen=True, gc=False):
+    """A piece of one user's stream, read at one moment.
+
+    ``events`` rise by seq. Everything of the stream up to and including ``through`` has been
+    looked at; ``complete`` says that this is as far as was asked for. ``lost`` is the highest
+    seq of the stream that was ever deleted, 0 for none: something is missing after a
+    position if and only if ``lost`` lies above it.
+    """
+
+    events: Sequence[Event]
+    through: int
+    complete: bool
+    lost: int
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """Where a durable emission stands in the log.
+
+    ``duplicate`` says that it stood there before, under the same key; ``timestamp`` is then
+    the first one's.
+    """
+
+    seq: int
+    timestamp: str
+    duplicate: bool
+
+
+class KeyConflict(msgspec.Struct, frozen=True, gc=False):
+    """A group was refused: these of its emissions repeat a key with another content."""
+
+    indexes: Sequence[int]
+
+
+class EventLog(Protocol):
+    """An append-only log of durable events, one series of seqs for all users.
+
+    One task appends; any number of them read. Every method may raise `LogUnavailableError`
+    (nothing happened, a later try may work) and `LogBrokenError` (only a restart helps).
+    A stream is a user's own events and the broadcasts.
+    """
+
+    @property
+    def epoch(self) -> str:
+        """The random name of this log; cursors of another log have another."""
+
+    @property
+    def head(self) -> int:
+        """The seq of the last event ever committed, 0 before the first."""
+
+    async def append(
+        self, groups: Sequence[Sequence[Emission]]
+    ) -> list[list[Stored] | KeyConflict]:
+        """Commit every group's durable emissions in one transaction, in order.
+
+        Each group is stored whole or refused whole, without a bearing on its neighbours. On
+        return all of it is on disk; when this raises, nothing of it is stored, unless it
+        raises `LogBrokenError`. Not to be called again before it has returned.
+        """
+
+    async def page(
+        self,
+        user: str,
+        *,
+        after: int,
+        through: int,
+        max_events: int,
+        max_bytes: int,
+        later_than: int | None = None,
+    ) -> Page:
+        """Read a user's stream after one seq, through another.
+
+        A page ends at ``max_events`` looked at or ``max_bytes`` of tails, but holds at least
+        one event where there is one. With ``later_than`` (nanoseconds since 1970) it holds
+        only events whose own timestamp is later.
+        """
+
+    async def first(self, user: str) -> int | None:
+        """Return the seq of the first event of a stream that is retained, None without one."""
+
+    async def probe(self) -> None:
+        """Commit something of no meaning; returns if commits work. Same caller as `append`."""
+
+    async def close(self) -> None:
+        """Close the log. Calling it again does nothing."""

@@ -1,0 +1,189 @@
+"""The SQLite file of the log: its tables, and what it takes to trust one."""
+
+import contextlib
+import fcntl
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from archibald_rt.errors import LogOpenError
+
+APPLICATION_ID = 0x41525431
+"""Marks a SQLite file as a log of ours (``PRAGMA application_id``; the letters ``ART1``)."""
+
+VERSION = 1
+"""The version of the tables (``PRAGMA user_version``)."""
+
+EVERYBODY = b""
+"""The user of a broadcast. No id is empty, so no user's events can be mistaken for one."""
+
+_MAGIC = b"SQLite format 3\x00"
+_WAL_KEPT = 64 * 1024 * 1024
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: "another program holds it",
+    sqlite3.SQLITE_CANTOPEN: "check that the folder and the file may be written",
+    sqlite3.SQLITE_CORRUPT: "restore a backup, or move the file away to begin a new log",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_NOTADB: "restore a backup, or move the file away to begin a new log",
+    sqlite3.SQLITE_READONLY: "check that the folder and the file may be written",
+}
+
+# Users, keys and bodies are BLOBs: they are compared byte by byte, and read back as written.
+# AUTOINCREMENT keeps a seq from being used again after the table was emptied.
+_TABLES = """
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value
+) WITHOUT ROWID;
+
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    user BLOB NOT NULL,          -- UTF-8; empty for a broadcast
+    committed INTEGER NOT NULL,  -- milliseconds since 1970, when it was appended
+    instant INTEGER NOT NULL,    -- nanoseconds since 1970, the event's own timestamp
+    key BLOB,                    -- UTF-8; what makes it idempotent, if anything does
+    tail BLOB NOT NULL           -- the message from "type" on
+);
+CREATE INDEX events_by_user ON events (user, seq);
+CREATE UNIQUE INDEX events_by_key ON events (user, key) WHERE key IS NOT NULL;
+
+-- The highest seq ever deleted, by user; kept for good, and raised in the transaction that
+-- deletes.
+CREATE TABLE watermarks (
+    user BLOB PRIMARY KEY,
+    seq INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Open the one connection that writes, making the file and its folder where there is none.
+
+    What is on disk is checked and checkpointed first, so that nothing is served that a power
+    cut could take back. Raises `LogOpenError`, and leaves a file that is no log as it is.
+    """
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blank = _is_blank(path)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            if blank:
+                _create(connection)
+            _configure(connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the log at `path` for this process alone.
+
+    Two writers would give the same seqs, and SQLite before 3.51.3 can corrupt a WAL that two
+    connections checkpoint at once. The lock is on a file beside the log, since closing
+    a second descriptor of the log itself would drop SQLite's own locks. Raises `LogOpenError`.
+    """
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("wb")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LogOpenError(f"log {path}: another server is running on it") from None
+        yield
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that can only read. Raises `LogOpenError`."""
+    with _explained(path):
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def read_epoch(connection: sqlite3.Connection) -> str:
+    """Return the log's epoch."""
+    return str(connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()[0])
+
+
+def read_head(connection: sqlite3.Connection) -> int:
+    """Return the last seq ever used, which is not always the last one retained."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def new_epoch() -> str:
+    """Make a name for a log: short, and not to be guessed or met twice."""
+    return secrets.token_hex(6)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    # auto_vacuum has an effect only before the first table.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.executescript("BEGIN IMMEDIATE;" + _TABLES)
+    connection.execute("INSERT INTO meta VALUES ('epoch', ?)", (new_epoch(),))
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    # FULL syncs the WAL at every commit. Anything less loses acknowledged events in a power
+    # cut (eight of twelve tries), and with group commit it would gain nothing.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
+    connection.execute("SELECT seq FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether there is nothing at `path` yet, or only what a crash left of making it.
+
+    Looks without writing. Raises `LogOpenError` for a file that holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return True
+    if not header:
+        return True
+    if header != _MAGIC:
+        raise LogOpenError(f"log {path}: not a SQLite file; check [log] path")
+    with contextlib.closing(open_reader(path)) as connection:
+        application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application_id == 0 and tables == 0:
+        return True
+    if application_id != APPLICATION_ID:
+        raise LogOpenError(f"log {path}: a SQLite file of another program; check [log] path")
+    if version != VERSION:
+        raise LogOpenError(
+            f"log {path}: its format is version {version}, this release reads {VERSION}; "
+            "start it with the release that wrote it"
+        )
+    return False
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the system say of a file into one line for the operator."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        advice = _ADVICE.get(error.sqlite_errorcode & 0xFF, "check the file and [log] path")
+        raise LogOpenError(f"log {path}: {error}; {advice}") from error
+    except OSError as error:
+        raise LogOpenError(f"log {path}: {error.strerror}; check [log] path") from error

@@ -1,0 +1,1 @@
+"""Tornado handlers, which translate between HTTP and the core, and do nothing else."""

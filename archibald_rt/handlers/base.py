@@ -1,0 +1,121 @@
+"""What all handlers share: answers, problem documents, tokens."""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from tornado.web import HTTPError, RequestHandler
+
+from archibald_rt.auth import BearerTokens, bearer_token
+
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class BaseHandler(RequestHandler):
+    """Answers in JSON; every error is a problem document (RFC 9457)."""
+
+    def compute_etag(self) -> str | None:
+        """No answer here is worth asking for twice."""
+        return None
+
+    def set_default_headers(self) -> None:
+        """Answers are not to be cached, and don't name the software's version."""
+        self.clear_header("Server")
+        self.set_header("Cache-Control", "no-store")
+
+    def answer(self, value: Any) -> None:
+        """Finish with a value as JSON."""
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(value))
+
+    def problem(
+        self, status: int, detail: str, *, title: str | None = None, **members: Any
+    ) -> None:
+        """Finish with a problem document; ``members`` are added to it."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/problem+json")
+        document = {
+            "type": "about:blank",
+            "title": title or HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+            **members,
+        }
+        self.finish(msgspec.json.encode(document))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Turn what Tornado or a fault of ours raised into a problem document."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = [name for name in self.SUPPORTED_METHODS if _implements(self, name)]
+            self.set_header("Allow", ", ".join(allowed))
+            detail = f"{self.request.method} is not possible here, only {', '.join(allowed)}"
+        elif isinstance(error, HTTPError) and error.log_message:
+            detail = error.log_message
+        elif status_code == HTTPStatus.NOT_FOUND:
+            detail = "there is nothing at this path"
+        else:
+            detail = HTTPStatus(status_code).description or HTTPStatus(status_code).phrase
+        self.problem(status_code, detail)
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        """Log our own faults; what a caller did wrong is in its answer."""
+        if not isinstance(value, HTTPError):
+            super().log_exception(typ, value, tb)
+
+    def _request_summary(self) -> str:
+        # The query may hold a token.
+        return f"{self.request.method} {self.request.path} ({self.request.remote_ip})"
+
+
+class NotFoundHandler(BaseHandler):
+    """Everything that has no route."""
+
+    def prepare(self) -> None:
+        """Answer 404 whatever the method."""
+        raise HTTPError(HTTPStatus.NOT_FOUND)
+
+
+class InternalHandler(BaseHandler):
+    """A handler of the internal listener, which asks for an emit or a read token."""
+
+    def initialize(self, emit_tokens: BearerTokens, read_tokens: BearerTokens) -> None:
+        """Take the tokens that are accepted."""
+        self._emit_tokens = emit_tokens
+        self._read_tokens = read_tokens
+
+    @property
+    def authorized(self) -> bool:
+        """Whether the request has an emit token, or for reading a read token."""
+        header = self.request.headers.get("Authorization", "")
+        # Tornado reads headers as Latin-1, so this gives back the bytes that came.
+        token = bearer_token(header).encode("latin-1")
+        return self._emit_tokens.accept(token) or (
+            self.request.method in _READING and self._read_tokens.accept(token)
+        )
+
+    def prepare(self) -> None:
+        """Refuse whoever has no token, before anything else is said."""
+        if not self.authorized:
+            self.refuse()
+
+    def refuse(self) -> None:
+        """Answer 401."""
+        self.set_header("WWW-Authenticate", "Bearer")
+        kind = "an emit or read token" if self.request.method in _READING else "an emit token"
+        self.problem(HTTPStatus.UNAUTHORIZED, f"expected Authorization: Bearer with {kind}")
+
+
+class InternalNotFoundHandler(InternalHandler):
+    """Everything on the internal listener that has no route."""
+
+    def prepare(self) -> None:
+        """Answer 404 to those who have a token."""
+        super().prepare()
+        if not self._finished:
+            raise HTTPError(HTTPStatus.NOT_FOUND)
+
+
+def _implements(handler: RequestHandler, method: str) -> bool:
+    own = getattr(type(handler), method.lower(), None)
+    return own is not getattr(RequestHandler, method.lower(), None)

@@ -1,0 +1,84 @@
+"""``/healthz``, ``/readyz`` and ``/api/websocket/health``."""
+
+import time
+from http import HTTPStatus
+
+from archibald_rt.auth import bearer_token
+from archibald_rt.errors import AuthError
+from archibald_rt.handlers.base import BaseHandler
+from archibald_rt.hub import Hub
+from archibald_rt.order import OrderQueue
+from archibald_rt.reception import Reception
+
+
+class HealthzHandler(BaseHandler):
+    """Whether the process answers."""
+
+    def get(self) -> None:
+        """Answer."""
+        self.answer({"alive": True})
+
+
+class ReadyzHandler(BaseHandler):
+    """Whether the server can do its work."""
+
+    def initialize(self, order: OrderQueue, reception: Reception) -> None:
+        """Take what can be unready."""
+        self._order = order
+        self._reception = reception
+
+    def get(self) -> None:
+        """Answer 200, or 503 and why."""
+        if self._reception.draining:
+            self.problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is going away")
+        elif self._order.fault is not None:
+            self.problem(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"the last commit failed: {self._order.fault}"
+            )
+        else:
+            self.answer({"ready": True})
+
+
+class WebSocketHealthHandler(BaseHandler):
+    """The connections in figures, for those whose token has the admin role."""
+
+    def initialize(self, hub: Hub, order: OrderQueue, reception: Reception) -> None:
+        """Take what is counted."""
+        self._hub = hub
+        self._order = order
+        self._reception = reception
+
+    def get(self) -> None:
+        """Answer with the status and the figures."""
+        token = (self.request.query_arguments.get("token") or [b""])[0].decode("utf-8", "replace")
+        token = token or bearer_token(self.request.headers.get("Authorization", ""))
+        try:
+            identity = self._reception.verifier.verify(token)
+        except AuthError:
+            self._reception.counters.refused += 1
+            self.set_header("WWW-Authenticate", "Bearer")
+            self.problem(HTTPStatus.UNAUTHORIZED, "Authentication failed")
+            return
+        if not identity.admin:
+            self.problem(HTTPStatus.FORBIDDEN, "expected a token with the admin role")
+            return
+        hub, counters = self._hub, self._reception.counters
+        status = "healthy" if hub.connections else "idle"
+        if self._reception.draining:
+            status = "offline"
+        self.answer(
+            {
+                "success": True,
+                "status": status,
+                "stats": {
+                    "totalConnections": hub.connections,
+                    "activeUsers": len(hub.users()),
+                    "uptime": round((time.monotonic() - counters.started) * 1000),
+                    "reconnectionCount": counters.resumed,
+                    "messagesSent": hub.sent,
+                    "messagesReceived": counters.received,
+                    "averageLatency": round(self._order.average_latency * 1000, 3),
+                    "connectionsPerUser": hub.users(),
+                },
+            }
+        )

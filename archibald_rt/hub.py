@@ -1,0 +1,147 @@
+"""Who is connected, and the handing over of events to them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from archibald_rt.events import Emission, Event
+from archibald_rt.protocol import Frames
+from archibald_rt.session import Session
+
+SLICE = 500
+"""How many sessions a broadcast goes to before the loop sees to others."""
+
+_NOBODY: dict[Session, None] = {}
+
+
+class Hub:
+    """The sessions of one server, by user, and what was dispatched to them last.
+
+    ``head`` is the seq of the log's last event, so that a restarted server goes on where the
+    one before it stopped. ``recent`` bounds, in bytes, how much of what was dispatched last
+    is kept at hand for sessions that catch up.
+    """
+
+    def __init__(self, head: int, *, recent: int) -> None:
+        self._users: dict[str, dict[Session, None]] = {}
+        self._count = 0
+        self._dispatched = head
+        self._recent = _Recent(head, recent)
+        # What the sessions that have gone had counted.
+        self._sent_before = 0
+        self._dropped_before = 0
+
+    @property
+    def dispatched(self) -> int:
+        """The seq of the last durable event handed to live devices."""
+        return self._dispatched
+
+    @property
+    def connections(self) -> int:
+        """How many sessions are registered."""
+        return self._count
+
+    @property
+    def sent(self) -> int:
+        """How many events were put into outboxes since the start."""
+        return self._sent_before + sum(session.sent for session in self.sessions())
+
+    @property
+    def dropped(self) -> int:
+        """How many transient events held for devices were given up since the start."""
+        return self._dropped_before + sum(session.dropped for session in self.sessions())
+
+    def users(self) -> dict[str, int]:
+        """Return how many sessions each connected user has."""
+        return {user: len(sessions) for user, sessions in self._users.items()}
+
+    def sessions(self) -> Iterator[Session]:
+        """Go over all sessions; none may come or go meanwhile."""
+        for sessions in self._users.values():
+            yield from sessions
+
+    def register(self, session: Session) -> None:
+        """Let a session get what is dispatched from now on."""
+        self._users.setdefault(session.user, {})[session] = None
+        self._count += 1
+
+    def unregister(self, session: Session) -> None:
+        """Take a session out and close it. Doing it again does nothing."""
+        session.close()
+        sessions = self._users.get(session.user, _NOBODY)
+        if session in sessions:
+            del sessions[session]
+            self._count -= 1
+            self._sent_before += session.sent
+            self._dropped_before += session.dropped
+            if not sessions:
+                del self._users[session.user]
+
+    def since(self, user: str, seq: int) -> Sequence[Event] | None:
+        """Return the dispatched events of a stream above `seq`; None if not all are at hand."""
+        return self._recent.since(user, seq)
+
+    async def dispatch(self, emission: Emission, seq: int | None) -> int:
+        """Hand an event to every live session it is for; returns to how many.
+
+        Durable events (those with a seq) come in the order of their seqs. Nobody else may
+        dispatch before this has returned. It awaits only in a broadcast, between slices, and
+        where one user has a broadcast's number of devices.
+        """
+        event = None
+        if seq is not None:
+            event = Event(seq, emission.tail, emission.instant)
+            # Before the first slice: who registers or turns live in between begins after
+            # this event or takes it from the log.
+            self._dispatched = seq
+            self._recent.add(emission.user, event)
+        if emission.user is None:
+            sessions: Sequence[Session] = [s for s in self.sessions() if s.live or event is None]
+        else:
+            sessions = list(self._users.get(emission.user, _NOBODY))
+        frames = Frames(emission.tail)
+        delivered = 0
+        for start in range(0, len(sessions), SLICE):
+            if start:
+                await asyncio.sleep(0)
+            for session in islice(sessions, start, start + SLICE):
+                if event is not None:
+                    delivered += session.deliver(event, frames)
+                else:
+                    delivered += session.deliver_transient(frames, emission.conflate)
+        return delivered
+
+
+class _Recent:
+    """The events dispatched last, for the moment in which a session turns live.
+
+    Without it a session of a busy user would never find an empty page.
+    """
+
+    def __init__(self, head: int, limit: int) -> None:
+        self._events: deque[tuple[str | None, Event]] = deque()
+        self._limit = limit
+        self._size = 0
+        # All that was dispatched above this seq is here.
+        self._complete_above = head
+
+    def add(self, user: str | None, event: Event) -> None:
+        self._events.append((user, event))
+        self._size += len(event.tail)
+        while self._size > self._limit:
+            _, oldest = self._events.popleft()
+            self._size -= len(oldest.tail)
+            self._complete_above = oldest.seq
+
+    def since(self, user: str, seq: int) -> Sequence[Event] | None:
+        if seq < self._complete_above:
+            return None
+        found: list[Event] = []
+        for owner, event in reversed(self._events):
+            if event.seq <= seq:
+                break
+            if owner is None or owner == user:
+                found.append(event)
+        found.reverse()
+        return found

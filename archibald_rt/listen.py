@@ -1,0 +1,55 @@
+"""Listening sockets, by address or by path, and how many descriptors there are for them."""
+
+import resource
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tornado.netutil import bind_sockets, bind_unix_socket
+
+from archibald_rt.errors import ListenError
+
+BACKLOG = 4096
+"""How many connections may wait to be accepted, as far as the system allows."""
+
+RESERVED_DESCRIPTORS = 100
+"""Descriptors that are not for devices: the log, the listeners, back ends' connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen: ``unix_socket`` if it is given, else ``host`` and ``port``."""
+
+    host: str
+    port: int
+    unix_socket: Path | None = None
+    unix_socket_mode: int = 0o660
+
+    def bind(self) -> Sequence[socket.socket]:
+        """Listen; port 0 takes a free one. Raises `ListenError` with one line."""
+        try:
+            if self.unix_socket is not None:
+                path = str(self.unix_socket)
+                return [bind_unix_socket(path, mode=self.unix_socket_mode, backlog=BACKLOG)]
+            return bind_sockets(self.port, address=self.host, backlog=BACKLOG)
+        except (OSError, ValueError) as error:
+            place = self.unix_socket or f"{self.host}:{self.port}"
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ListenError(f"can't listen on {place}: {reason}") from error
+
+
+def url_of(sockets: Sequence[socket.socket]) -> str:
+    """Return the address of listening sockets, such as ``http://127.0.0.1:8080``."""
+    name = sockets[0].getsockname()
+    if isinstance(name, tuple):
+        host = f"[{name[0]}]" if sockets[0].family == socket.AF_INET6 else name[0]
+        return f"http://{host}:{name[1]}"
+    return f"unix:{name}"
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of file descriptors to the hard one; returns what it is now."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -1,0 +1,91 @@
+"""What the server writes about itself: one line an entry, as text or JSON, on stderr."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+from tornado.web import RequestHandler
+
+_SERVER_ERROR = 500
+
+# Whatever looks like a token, wherever it stands: the query parameter, the header, the
+# subprotocol entry, a bare JSON Web Token.
+_SECRETS = re.compile(
+    r"(?P<mark>\btoken=|\bbearer[ .]+)[^\s&\"'<>]+|\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?",
+    re.IGNORECASE,
+)
+
+_access = structlog.stdlib.get_logger("archibald_rt.access")
+
+
+def configure(*, level: str, log_format: str, stream: TextIO | None = None) -> None:
+    """Send the entries of this package and of its libraries to a stream, stderr by default.
+
+    ``level`` is a name of `logging`, ``log_format`` is ``text`` or ``json``. Calling it again
+    replaces what was set.
+    """
+    stream = stream or sys.stderr
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: list[structlog.typing.Processor]
+    if log_format == "json":
+        render = [
+            structlog.processors.format_exc_info,
+            mask_secrets,
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        render = [
+            structlog.processors.format_exc_info,
+            mask_secrets,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty()),
+        ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # At its debug level it writes every statement's values, payloads included.
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+
+
+def mask_secrets(
+    _logger: Any, _name: str, entry: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Mask whatever looks like a token in an entry's texts (a structlog processor)."""
+    for key, value in entry.items():
+        if isinstance(value, str):
+            entry[key] = _SECRETS.sub(lambda match: (match["mark"] or "") + "***", value)
+    return entry
+
+
+def log_request(handler: RequestHandler) -> None:
+    """Log a request that was answered, without its query (Tornado's ``log_function``)."""
+    write = _access.error if handler.get_status() >= _SERVER_ERROR else _access.debug
+    request = handler.request
+    write(
+        "request",
+        method=request.method,
+        path=request.path,
+        status=handler.get_status(),
+        ms=round(request.request_time() * 1000, 1),
+        address=request.remote_ip,
+    )

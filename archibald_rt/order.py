@@ -1,0 +1,262 @@
+"""The order queue: everything emitted, in one line, committed in groups and then dispatched.
+
+One task serves it. Whatever has queued while a commit was under way is the next group: one
+transaction, one fsync, no timer. Transient events ride along to keep their place. Answers
+resolve after the dispatch, so an emitter that has its answer knows that the event is on disk
+and has been handed to every live device.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from archibald_rt.errors import (
+    DrainingError,
+    EmissionError,
+    LogError,
+    LogUnavailableError,
+    QueueFullError,
+)
+from archibald_rt.eventlog import EventLog, KeyConflict, Stored
+from archibald_rt.events import Emission, Outcome
+from archibald_rt.hub import Hub
+
+_OVERHEAD = 500
+"""What an emission takes in memory besides its tail, roughly, in bytes."""
+
+_PAUSE_AFTER = 1000
+"""After how many events and deliveries the dispatch lets others have a turn of the loop."""
+
+_GROUP_LIMIT = 8 * 1024 * 1024
+"""How many queued bytes are committed at once, so that no transaction grows without bound."""
+
+
+_LATELY = 0.02
+"""How much the last request counts in the average latency: some fifty are remembered."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    emissions: Sequence[Emission]
+    durable: Sequence[Emission]
+    size: int
+    answer: asyncio.Future[list[Outcome]]
+
+
+class OrderQueue:
+    """The line in which emissions wait.
+
+    ``max_bytes`` bounds it (0: unbounded). ``on_broken`` is called when what the process
+    believes about the log may be wrong and it has to end. While commits fail, one of no
+    meaning is tried every ``probe_every`` seconds.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        hub: Hub,
+        *,
+        max_bytes: int,
+        on_broken: Callable[[BaseException], None],
+        probe_every: float = 1.0,
+    ) -> None:
+        self._log = log
+        self._hub = hub
+        self._max_bytes = max_bytes
+        self._on_broken = on_broken
+        self._probe_every = probe_every
+        self._waiting: deque[_Request] = deque()
+        self._size = 0
+        self._server: asyncio.Task[None] | None = None
+        self._probing: asyncio.TimerHandle | None = None
+        self._probe_due = False
+        self._closing = False
+        self._fault: LogError | None = None
+        self.durable = 0
+        """How many durable events were committed and dispatched since the start."""
+        self.transient = 0
+        """How many transient events were dispatched since the start."""
+        self.average_latency = 0.0
+        """How long it takes from the commit into the outboxes, in seconds, lately."""
+
+    @property
+    def fault(self) -> LogError | None:
+        """Why the last commit failed; None while commits work."""
+        return self._fault
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait to be committed or dispatched."""
+        return self._size
+
+    def submit(self, emissions: Sequence[Emission]) -> asyncio.Future[list[Outcome]]:
+        """Queue one request's emissions: all of them are stored, or none.
+
+        The order of the calls is the order of the events. The future resolves after the
+        dispatch; it fails with `EmissionError` (409, a key is used otherwise),
+        `LogUnavailableError` (nothing was stored) or `LogBrokenError` (the outcome is
+        unknown). Raises `DrainingError` and `QueueFullError` when nothing was queued.
+        """
+        if self._closing:
+            raise DrainingError("the server is going away")
+        size = sum(len(emission.tail) + _OVERHEAD for emission in emissions)
+        if self._max_bytes and self._size and self._size + size > self._max_bytes:
+            raise QueueFullError(f"{self._size} bytes are queued, at most {self._max_bytes} may be")
+        durable = [emission for emission in emissions if emission.durable]
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Request(emissions, durable, size, answer))
+        self._size += size
+        self._wake()
+        return answer
+
+    async def close(self) -> None:
+        """Take nothing more, and return when what is queued is done. Safe to call twice."""
+        self._closing = True
+        if self._probing is not None:
+            self._probing.cancel()
+        while self._server is not None:
+            await asyncio.wait([self._server])
+
+    def _wake(self) -> None:
+        if self._server is None:
+            self._server = asyncio.get_running_loop().create_task(self._serve_all())
+            self._server.add_done_callback(self._served)
+
+    def _served(self, server: asyncio.Task[None]) -> None:
+        self._server = None
+        if server.cancelled():
+            return
+        if (error := server.exception()) is not None:
+            # A fault of our own in the middle of the order: nothing can go on after it.
+            self._on_broken(error)
+        elif self._waiting or self._probe_due:
+            self._wake()
+
+    async def _serve_all(self) -> None:
+        while self._waiting or self._probe_due:
+            if self._probe_due:
+                await self._probe()
+            if self._waiting:
+                await self._serve(self._next_group())
+
+    def _next_group(self) -> list[_Request]:
+        """Take what is to be committed together from the front of the line."""
+        group: list[_Request] = []
+        size = 0
+        while self._waiting and size < _GROUP_LIMIT:
+            # What is transient and first in line has no commit to wait for.
+            if group and not group[0].durable and self._waiting[0].durable:
+                break
+            group.append(self._waiting.popleft())
+            size += group[-1].size
+        return group
+
+    async def _serve(self, group: Sequence[_Request]) -> None:
+        results, fault = await self._commit([each.durable for each in group if each.durable])
+        committed = time.monotonic()
+        for request in group:
+            if fault is not None and request.durable:
+                _fail(request, type(fault)(str(fault)))
+            else:
+                stored = next(results) if request.durable else []
+                if isinstance(stored, KeyConflict):
+                    _fail(request, _conflict(request, stored))
+                else:
+                    outcomes = await self._dispatch(request, stored)
+                    latency = time.monotonic() - committed
+                    self.average_latency += (latency - self.average_latency) * _LATELY
+                    if not request.answer.done():
+                        request.answer.set_result(outcomes)
+            self._size -= request.size
+
+    async def _commit(
+        self, groups: Sequence[Sequence[Emission]]
+    ) -> tuple[Iterator[list[Stored] | KeyConflict], LogError | None]:
+        if not groups:
+            return iter(()), None
+        try:
+            results = await self._log.append(groups)
+        except LogError as error:
+            self._failed(error)
+            return iter(()), error
+        self._fault = None
+        return iter(results), None
+
+    async def _dispatch(self, request: _Request, stored: Sequence[Stored]) -> list[Outcome]:
+        places = iter(stored)
+        outcomes: list[Outcome] = []
+        work = 0
+        for emission in request.emissions:
+            place = next(places) if emission.durable else None
+            if place is not None and place.duplicate:
+                outcomes.append(
+                    Outcome(place.seq, place.timestamp, durable=True, duplicate=True, delivered=0)
+                )
+                continue
+            seq = None if place is None else place.seq
+            if place is None:
+                self.transient += 1
+            else:
+                self.durable += 1
+            delivered = await self._hub.dispatch(emission, seq)
+            outcomes.append(
+                Outcome(
+                    seq,
+                    emission.timestamp,
+                    durable=emission.durable,
+                    duplicate=False,
+                    delivered=delivered,
+                )
+            )
+            work += 1 + delivered
+            if work > _PAUSE_AFTER:
+                work = 0
+                await asyncio.sleep(0)
+        return outcomes
+
+    def _failed(self, error: LogError) -> None:
+        self._fault = error
+        if not isinstance(error, LogUnavailableError):
+            self._on_broken(error)
+        elif not self._closing:
+            # Behind a balancer that asks /readyz no emit arrives any more to find out by.
+            loop = asyncio.get_running_loop()
+            if self._probing is not None:
+                self._probing.cancel()
+            self._probing = loop.call_later(self._probe_every, self._start_probe)
+
+    def _start_probe(self) -> None:
+        self._probing = None
+        self._probe_due = True
+        self._wake()
+
+    async def _probe(self) -> None:
+        """Find out by a commit of no meaning whether commits work again."""
+        self._probe_due = False
+        if self._fault is None:
+            return
+        try:
+            await self._log.probe()
+        except LogError as error:
+            self._failed(error)
+        else:
+            self._fault = None
+
+
+def _fail(request: _Request, error: BaseException) -> None:
+    if not request.answer.done():
+        request.answer.set_exception(error)
+
+
+def _conflict(request: _Request, conflict: KeyConflict) -> EmissionError:
+    places = [index for index, each in enumerate(request.emissions) if each.durable]
+    indexes = [places[index] for index in conflict.indexes]
+    keys = ", ".join(f"[{index}].key" for index in indexes)
+    return EmissionError(
+        f"{keys}: this key was used before with another type or payload",
+        field=keys,
+        status=409,
+        indexes=indexes,
+    )

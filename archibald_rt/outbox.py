@@ -1,0 +1,212 @@
+"""What a device is owed and the kernel has not taken: bounded, one write a turn of the loop."""
+
+import asyncio
+import fcntl
+import socket
+import ssl
+import sys
+import termios
+
+from tornado.iostream import IOStream, StreamClosedError
+
+CHUNK = 16 * 1024
+"""How much is left to the stream at a time once the kernel takes no more.
+
+A device's progress is seen when such a chunk has been taken: at 1 KB/s every 16 seconds.
+"""
+
+NOTSENT_LOWAT = 64 * 1024
+"""How many unsent bytes the kernel takes (``TCP_NOTSENT_LOWAT``).
+
+With its defaults it takes 3.7 MiB and then nothing for two minutes from a healthy reader of
+10 KB/s, and a ping waits behind that.
+"""
+
+# Where struct tcp_info (linux/tcp.h) has tcpi_last_data_recv, in milliseconds.
+_LAST_DATA_RECEIVED = 52
+
+
+class Tick:
+    """Flushes every outbox that was written to in a turn of the loop, at the turn's end.
+
+    One callback for all of them, however many devices an event goes to.
+    """
+
+    def __init__(self) -> None:
+        self._dirty: list[Outbox] = []
+
+    def add(self, outbox: "Outbox") -> None:
+        """Have an outbox flushed."""
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._dirty.append(outbox)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for outbox in dirty:
+            outbox.flush()
+
+
+class Outbox:
+    """The bytes on their way to one device.
+
+    ``limit`` bounds what `offer` takes, in bytes; 0 is no bound. It writes whole frames in
+    the order they were put in, and nobody else may write to the stream as long as it is used.
+    """
+
+    def __init__(self, stream: IOStream, tick: Tick, *, limit: int) -> None:
+        self._stream = stream
+        self._tick = tick
+        self._limit = limit
+        self._low = limit // 4
+        # A send straight on the socket skips what the stream does for every write; TLS can't.
+        self._direct = stream.socket if not isinstance(stream.socket, ssl.SSLSocket) else None
+        self._frames: list[bytes] = []
+        self._size = 0
+        self._rest = memoryview(b"")
+        self._writing = False
+        self._closed = False
+        self._room: asyncio.Future[None] | None = None
+        self._taken = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait for the kernel to take them."""
+        return self._size
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the kernel has taken in all."""
+        return self._taken
+
+    def offer(self, data: bytes) -> bool:
+        """Put data in if it fits; says whether it did. What is empty takes anything."""
+        if self._limit and self._size and self._size + len(data) > self._limit:
+            return False
+        self.push(data)
+        return True
+
+    def push(self, data: bytes) -> None:
+        """Put data in whether it fits or not: for what is small, or was made to fit."""
+        if self._closed:
+            return
+        if not self._frames and not self._writing:
+            self._tick.add(self)
+        self._frames.append(data)
+        self._size += len(data)
+
+    def flush(self) -> None:
+        """Hand to the kernel what it takes. Doing it again does nothing."""
+        if self._frames and not self._writing and not self._closed:
+            data = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
+            self._frames.clear()
+            self._send(memoryview(data))
+
+    async def room(self) -> None:
+        """Wait until most of it is gone, so that there is room for a page. One waiter."""
+        while self._size > self._low:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def close(self) -> None:
+        """Give up what is left and take nothing more. Calling it again does nothing."""
+        self._closed = True
+        self._frames.clear()
+        self._rest = memoryview(b"")
+        self._size = 0
+
+    def _send(self, data: memoryview) -> None:
+        # While the stream itself has something to write, such as the handshake's answer, that
+        # goes first.
+        if self._direct is not None and not self._stream.writing():
+            try:
+                sent = self._direct.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                # Reset or broken: the stream tells its reader, who ends the session.
+                self._stream.close()
+                return
+            self._took(sent)
+            data = data[sent:]
+        if data:
+            self._rest = data
+            self._write_chunk()
+
+    def _write_chunk(self) -> None:
+        """Let the stream wait for the socket to become writable, with a piece to write."""
+        chunk, self._rest = self._rest[:CHUNK], self._rest[CHUNK:]
+        try:
+            written = self._stream.write(chunk)
+        except StreamClosedError:
+            return
+        self._writing = True
+        written.add_done_callback(lambda done: self._written(done, len(chunk)))
+
+    def _written(self, done: asyncio.Future[None], size: int) -> None:
+        self._writing = False
+        if self._closed or done.cancelled() or done.exception() is not None:
+            return
+        self._took(size)
+        if self._rest:
+            self._send(self._rest)
+        else:
+            self.flush()
+
+    def _took(self, count: int) -> None:
+        self._taken += count
+        self._size -= count
+        if self._room is not None and self._size <= self._low:
+            if not self._room.done():
+                self._room.set_result(None)
+            self._room = None
+
+
+class Progress:
+    """Tells a device that is slow from one that has stalled.
+
+    A stalled one makes no progress of any kind: the kernel takes nothing more for it, its
+    queue there doesn't fall, and no byte comes from it. (The queue alone would not tell: it
+    stands still where what drained was topped up.)
+    """
+
+    def __init__(self, outbox: Outbox, sock: socket.socket, *, now: float) -> None:
+        self._outbox = outbox
+        self._socket = sock
+        self._taken = outbox.taken
+        self._queued = 0
+        self._since = now
+
+    def stalled_for(self, now: float) -> float:
+        """Look at the device; returns for how many seconds it has made no progress.
+
+        To be called every second or so while something is owed.
+        """
+        queued = queued_bytes(self._socket)
+        received_ago = seconds_since_received(self._socket)
+        if self._outbox.taken != self._taken or queued < self._queued:
+            self._since = now
+        elif received_ago is not None:
+            self._since = max(self._since, now - received_ago)
+        self._taken, self._queued = self._outbox.taken, queued
+        return now - self._since
+
+
+def tune(sock: socket.socket) -> None:
+    """Set a device's socket up: no delay for small writes, little that is unsent."""
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+
+
+def queued_bytes(sock: socket.socket) -> int:
+    """Return how many bytes of the socket's the other side has not acknowledged (tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+
+
+def seconds_since_received(sock: socket.socket) -> float | None:
+    """Return how long ago a byte came, as the kernel knows it; None where it doesn't say."""
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return None
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED + 4)
+    return int.from_bytes(info[_LAST_DATA_RECEIVED:], sys.byteorder) / 1000

@@ -1,0 +1,174 @@
+"""The messages devices get and the frames around them: bytes in, bytes out, no I/O.
+
+A *dialect* turns events and the server's own messages into what one kind of connection
+reads. Dialects have no state, so one serves every device of its kind; what an event looks
+like in a dialect depends only on the event and, where the dialect chains events, on the
+seq before it, which is why `Frames` can share one `bytes` among many devices.
+"""
+
+from typing import Any, Protocol
+
+import msgspec
+
+from archibald_rt.events import Cursor
+from archibald_rt.timestamps import Stamper, from_epoch
+
+_encode = msgspec.json.encode
+
+
+TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+"""The opcodes that are written (RFC 6455, section 5.2)."""
+
+
+def frame(opcode: int, data: bytes) -> bytes:
+    """Put a WebSocket frame, final and unmasked, around data (RFC 6455, section 5.2)."""
+    length = len(data)
+    if length < 126:  # noqa: PLR2004 - the three forms a length has there
+        return bytes((0x80 | opcode, length)) + data
+    if length < 65536:  # noqa: PLR2004 - as above
+        return bytes((0x80 | opcode, 126)) + length.to_bytes(2) + data
+    return bytes((0x80 | opcode, 127)) + length.to_bytes(8) + data
+
+
+class Dialect(Protocol):
+    """How one kind of connection writes what its device is told.
+
+    ``chained`` says whether a durable event names the one before it. A message a dialect
+    does not have is an empty `bytes`.
+    """
+
+    name: str
+    chained: bool
+
+    def durable(self, seq: int, tail: bytes, prev: int) -> bytes:
+        """Write a durable event that follows the one at ``prev``."""
+
+    def transient(self, tail: bytes) -> bytes:
+        """Write a transient event."""
+
+    def welcome(self, position: int, connection: str, heartbeat: float, *, replay: bool) -> bytes:
+        """Write the first message; ``heartbeat`` is in seconds."""
+
+    def gap(self, requested: str, missing_through: int | None, reason: str) -> bytes:
+        """Write that events are missing: ``expired``, ``epoch`` or ``ahead``."""
+
+    def live(self, position: int, replayed: int) -> bytes:
+        """Write that the backlog is done."""
+
+    def auth(self, expires: float | None) -> bytes:
+        """Write that a new token was accepted; ``expires`` is in seconds since 1970."""
+
+    def reconnect(self, after_ms: int) -> bytes:
+        """Write when to come back after the server has closed the connection."""
+
+
+class V1:
+    """The dialect without a subprotocol: events only, each ``{type, payload, timestamp}``."""
+
+    name = "v1"
+    chained = False
+
+    def durable(self, seq: int, tail: bytes, prev: int) -> bytes:  # noqa: ARG002 - v1 has no ids
+        """Write the event as every v1 message."""
+        return frame(TEXT, b"{" + tail)
+
+    def transient(self, tail: bytes) -> bytes:
+        """Write the event as every v1 message."""
+        return frame(TEXT, b"{" + tail)
+
+    def welcome(self, *_args: Any, **_options: Any) -> bytes:
+        """Write nothing."""
+        return b""
+
+    gap = live = auth = reconnect = welcome
+
+
+class V2:
+    """The dialect of the subprotocol ``archibald.v2`` for one log's epoch."""
+
+    name = "v2"
+    chained = True
+
+    def __init__(self, epoch: str, stamp: Stamper) -> None:
+        self._epoch = epoch
+        self._stamp = stamp
+        self._id = f'{{"id":"{epoch}:'.encode()
+        self._prev = f'","prev":"{epoch}:'.encode()
+
+    def durable(self, seq: int, tail: bytes, prev: int) -> bytes:
+        """Write the event with its cursor and the cursor before it."""
+        return frame(TEXT, b'%b%d%b%d",%b' % (self._id, seq, self._prev, prev, tail))
+
+    def transient(self, tail: bytes) -> bytes:
+        """Write the event without an id."""
+        return frame(TEXT, b"{" + tail)
+
+    def welcome(self, position: int, connection: str, heartbeat: float, *, replay: bool) -> bytes:
+        """Write ``rt.welcome``."""
+        return self._control(
+            "rt.welcome",
+            cursor=self._cursor(position),
+            connection=connection,
+            heartbeatMs=round(heartbeat * 1000),
+            replay=replay,
+        )
+
+    def gap(self, requested: str, missing_through: int | None, reason: str) -> bytes:
+        """Write ``rt.gap``."""
+        return self._control(
+            "rt.gap",
+            requested=requested,
+            missingThrough=None if missing_through is None else self._cursor(missing_through),
+            reason=reason,
+        )
+
+    def live(self, position: int, replayed: int) -> bytes:
+        """Write ``rt.live``."""
+        return self._control("rt.live", cursor=self._cursor(position), replayed=replayed)
+
+    def auth(self, expires: float | None) -> bytes:
+        """Write ``rt.auth``."""
+        return self._control("rt.auth", expires=None if expires is None else from_epoch(expires))
+
+    def reconnect(self, after_ms: int) -> bytes:
+        """Write ``rt.reconnect``."""
+        return self._control("rt.reconnect", afterMs=after_ms)
+
+    def _cursor(self, seq: int) -> str:
+        return str(Cursor(self._epoch, seq))
+
+    def _control(self, message_type: str, **payload: Any) -> bytes:
+        message = {"type": message_type, "payload": payload, "timestamp": self._stamp()}
+        return frame(TEXT, _encode(message))
+
+
+class Frames:
+    """One event's frames, each built when it is first asked for and then shared.
+
+    Encoding once a (dialect, prev) instead of once a device is what makes a fan-out cheap.
+    """
+
+    def __init__(self, tail: bytes) -> None:
+        self._tail = tail
+        self._built: dict[tuple[str, int], bytes] = {}
+
+    @property
+    def size(self) -> int:
+        """How many bytes the event's tail has."""
+        return len(self._tail)
+
+    def durable(self, dialect: Dialect, seq: int, prev: int) -> bytes:
+        """Return the frame of a durable event that follows ``prev``."""
+        key = (dialect.name, prev if dialect.chained else -1)
+        frame = self._built.get(key)
+        if frame is None:
+            frame = self._built[key] = dialect.durable(seq, self._tail, prev)
+        return frame
+
+    def transient(self, dialect: Dialect) -> bytes:
+        """Return the frame of a transient event."""
+        key = (dialect.name, -1)
+        frame = self._built.get(key)
+        if frame is None:
+            frame = self._built[key] = dialect.transient(self._tail)
+        return frame

@@ -1,0 +1,249 @@
+"""The server's life: open the log, listen, serve, drain, close."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from tornado.httpserver import HTTPServer
+
+from archibald_rt.app import internal_app, public_app
+from archibald_rt.auth import BearerTokens, TokenVerifier
+from archibald_rt.emissions import EmissionReader
+from archibald_rt.errors import CloseCode, ConfigError
+from archibald_rt.eventlog.sqlite import open_sqlite
+from archibald_rt.events import TransientTypes
+from archibald_rt.hub import Hub
+from archibald_rt.listen import RESERVED_DESCRIPTORS, Endpoint, raise_descriptor_limit, url_of
+from archibald_rt.order import OrderQueue
+from archibald_rt.origins import OriginPolicy
+from archibald_rt.reception import ClientMessageHook, Reception, Tuning
+from archibald_rt.settings import (
+    InternalSettings,
+    ServerSettings,
+    Settings,
+    require_secrets,
+    set_without_effect,
+)
+from archibald_rt.sweep import Sweep
+from archibald_rt.timestamps import Stamper
+
+RECENT = 1024 * 1024
+"""How many bytes of what was dispatched last are kept for devices that turn live."""
+
+RECONNECT_WITHIN = 5.0
+"""Within how many seconds after the close the devices of a draining server come back."""
+
+LONGEST_STEP = 0.25
+"""How many seconds at most lie between two closes of a drain; a handful is closed soon."""
+
+_PUBLIC_BODY = 64 * 1024
+_INTERNAL_IDLE = 3600.0
+
+_logger = structlog.stdlib.get_logger("archibald_rt.server")
+
+
+class Shutdown:
+    """Whether the server has to end, and why."""
+
+    def __init__(self) -> None:
+        self.fault: BaseException | None = None
+        """What broke; None when the end was asked for."""
+        self._wanted = asyncio.Event()
+
+    def ask(self) -> None:
+        """Have the server drained and closed. Doing it again does nothing."""
+        self._wanted.set()
+
+    def broken(self, error: BaseException) -> None:
+        """Have it closed soon: what this process believes about the log may be wrong."""
+        if self.fault is None:
+            self.fault = error
+            _logger.critical(
+                "the event log can't be relied on, exiting; a restart reads what is on disk",
+                reason=str(error),
+            )
+        self._wanted.set()
+
+    async def wanted(self) -> None:
+        """Wait until the server has to end."""
+        await self._wanted.wait()
+
+
+class Server:
+    """A server that listens; made by `running`."""
+
+    def __init__(
+        self, reception: Reception, order: OrderQueue, shutdown: Shutdown, *, drain: float
+    ) -> None:
+        self.shutdown = shutdown
+        self.public_url = ""
+        self.internal_url = ""
+        self._reception = reception
+        self._order = order
+        self._drain = drain
+        self._http: list[HTTPServer] = []
+
+    def listen(self, public: HTTPServer, internal: HTTPServer, settings: Settings) -> None:
+        """Listen on both endpoints. Raises `ListenError`."""
+        self.public_url = self._listen(public, settings.server)
+        self.internal_url = self._listen(internal, settings.internal)
+
+    def _listen(self, http: HTTPServer, at: ServerSettings | InternalSettings) -> str:
+        sockets = Endpoint(at.host, at.port, at.unix_socket, at.unix_socket_mode).bind()
+        http.add_sockets(sockets)
+        self._http.append(http)
+        return url_of(sockets)
+
+    async def drain(self) -> None:
+        """Take nothing new, finish what was accepted, and part from the devices in order.
+
+        Devices are closed one after the other, spread over the drain, so that they don't all
+        come back at once; those that are behind are not waited for.
+        """
+        self._reception.draining = True
+        for http in self._http:
+            http.stop()
+        await self._order.close()
+        devices = self._reception.devices
+        for device in devices:
+            # Spreading a herd needs no secret randomness.
+            device.tell_to_reconnect(round(random.uniform(0, RECONNECT_WITHIN) * 1000))  # noqa: S311
+        duration = 0.0 if self.shutdown.fault is not None else self._drain * 0.8
+        step = min(duration / len(devices), LONGEST_STEP) if devices else 0.0
+        for device in devices:
+            device.end(CloseCode.GOING_AWAY, "Server going away")
+            await asyncio.sleep(step)
+        for http in self._http:
+            await http.close_all_connections()
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, on_message: ClientMessageHook | None = None
+) -> AsyncIterator[Server]:
+    """Run a server until the end of the block, then drain and close it.
+
+    Raises `ConfigError`, `LogOpenError` or `ListenError`, each with a message of one line.
+    """
+    require_secrets(settings)
+    if settings.log.engine != "sqlite":
+        raise ConfigError(f"[log] engine: {settings.log.engine} is not there yet, only sqlite")
+    auth, delivery, internal = settings.auth, settings.delivery, settings.internal
+    async with AsyncExitStack() as stack:
+        log = await stack.enter_async_context(open_sqlite(settings.log.path))
+        stamp = Stamper()
+        shutdown = Shutdown()
+        hub = Hub(log.head, recent=RECENT)
+        sweep = Sweep(heartbeat=delivery.heartbeat, stall_timeout=delivery.stall_timeout)
+        verifier = TokenVerifier(
+            auth.jwt_secret,
+            algorithms=auth.algorithms,
+            issuer=auth.issuer,
+            audience=auth.audience,
+            user_claims=auth.user_claims,
+            role_claim=auth.role_claim,
+            admin_role=auth.admin_role,
+            require_exp=auth.require_exp,
+            leeway=auth.leeway,
+        )
+        reception = Reception(
+            verifier,
+            OriginPolicy(settings.server.allowed_origins),
+            hub,
+            log,
+            sweep,
+            tuning=Tuning(
+                heartbeat=delivery.heartbeat,
+                stall_timeout=delivery.stall_timeout,
+                max_outbox=delivery.max_outbox,
+                replay_page=delivery.replay_page,
+                max_client_message=delivery.max_client_message,
+                leeway=auth.leeway,
+            ),
+            broken=shutdown.broken,
+            on_message=on_message,
+        )
+        order = OrderQueue(log, hub, max_bytes=internal.max_queue, on_broken=shutdown.broken)
+        server = Server(reception, order, shutdown, drain=settings.server.drain)
+        reader = EmissionReader(
+            stamp,
+            TransientTypes(settings.events.transient),
+            max_event=settings.events.max_event,
+        )
+        public = HTTPServer(
+            public_app(reception, hub, order, log, stamp),
+            idle_connection_timeout=settings.server.handshake_timeout or _INTERNAL_IDLE,
+            max_body_size=_PUBLIC_BODY,
+        )
+        inner = HTTPServer(
+            internal_app(
+                reception,
+                hub,
+                order,
+                log,
+                reader,
+                emit_tokens=BearerTokens(internal.emit_tokens),
+                read_tokens=BearerTokens(internal.read_tokens),
+                max_body=internal.max_body,
+            ),
+            idle_connection_timeout=_INTERNAL_IDLE,
+        )
+        sweeping = asyncio.get_running_loop().create_task(sweep.run())
+        stack.push_async_callback(_cancelled, sweeping)
+        stack.push_async_callback(server.drain)
+        server.listen(public, inner, settings)
+        yield server
+
+
+async def serve(
+    settings: Settings, *, on_listening: Callable[[Settings, Server], None] | None = None
+) -> int:
+    """Run a server until SIGTERM or SIGINT; returns the exit code.
+
+    The first signal drains, a second one ends the process at once with 1. ``on_listening`` is
+    called once connections are taken.
+    """
+    loop = asyncio.get_running_loop()
+    limit = raise_descriptor_limit()
+    async with running(settings) as server:
+        stopping = False
+
+        def on_signal() -> None:
+            nonlocal stopping
+            if stopping:
+                sys.stderr.flush()
+                os._exit(1)
+            stopping = True
+            _logger.info("draining", seconds=settings.server.drain)
+            server.shutdown.ask()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        if unused := set_without_effect(settings):
+            _logger.warning("set, but without effect in this release", keys=", ".join(unused))
+        _logger.info(
+            "listening",
+            public=server.public_url,
+            internal=server.internal_url,
+            log=str(settings.log.path),
+            file_descriptors=limit,
+            connections=max(0, limit - RESERVED_DESCRIPTORS),
+        )
+        if on_listening is not None:
+            on_listening(settings, server)
+        await server.shutdown.wanted()
+    _logger.info("stopped")
+    return 0 if server.shutdown.fault is None else 1
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it has ended; what it raised before is raised here."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()

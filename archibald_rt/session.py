@@ -1,0 +1,287 @@
+"""One device's place in its user's stream.
+
+A session is always *behind* or *live*. Behind, its pump reads pages after the session's
+position from the log and writes them as the outbox drains; live, the hub hands it each event.
+Reconnecting, a first replay, a slow device and one that stalled for a moment are all the
+same: behind. Two guards join the halves without a gap or a double. Nothing is awaited between
+looking at what was dispatched and turning live, and a durable event that is not above the
+position is never written.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from archibald_rt import timestamps
+from archibald_rt.eventlog import EventLog
+from archibald_rt.events import EARLIEST, Cursor, Event
+from archibald_rt.held import HeldEvents
+from archibald_rt.protocol import Dialect, Frames
+
+# How much of a cursor that can't be read is told back.
+_REQUESTED_SHOWN = 200
+
+
+class Outbox(Protocol):
+    """Where a session writes: bounded, and emptied by the socket."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait for the kernel to take them."""
+
+    def offer(self, data: bytes) -> bool:
+        """Put data in if it fits; says whether it did."""
+
+    def push(self, data: bytes) -> None:
+        """Put data in whether it fits or not: for what is small, or was made to fit."""
+
+    async def room(self) -> None:
+        """Wait until there is room for a page."""
+
+
+class Feed(Protocol):
+    """What a session asks of the hub."""
+
+    @property
+    def dispatched(self) -> int:
+        """The seq of the last durable event handed to live devices."""
+
+    def since(self, user: str, seq: int) -> Sequence[Event] | None:
+        """Return the dispatched events of a stream above `seq`; None if not all are at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a device asks to begin: by cursor or ``earliest`` (v2), or after an instant (v1)."""
+
+    event_id: str | None = None
+    later_than: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.event_id is not None or self.later_than is not None
+
+
+class Session:
+    """One device; made by its handler, handed events by the hub.
+
+    It takes its position where it is made, so it is to be registered with the hub and started
+    in the same turn of the loop. ``end`` is called if the pump can't go on, with the reason:
+    a `LogError`, or a fault of our own.
+    """
+
+    def __init__(
+        self,
+        user: str,
+        dialect: Dialect,
+        outbox: Outbox,
+        feed: Feed,
+        log: EventLog,
+        *,
+        connection: str,
+        heartbeat: float,
+        page_events: int,
+        page_bytes: int,
+        end: Callable[[BaseException], None],
+    ) -> None:
+        self.user = user
+        self.dialect = dialect
+        self.outbox = outbox
+        self.connection = connection
+        self.position = feed.dispatched
+        """The seq of the last durable event written, at first the welcome's cursor."""
+        self.since = timestamps.from_epoch(time.time())
+        """When the device connected."""
+        self.sent = 0
+        """How many events were put into the outbox."""
+        self.dropped = 0
+        """How many held transient events were given up for want of room."""
+        self._feed = feed
+        self._log = log
+        self._heartbeat = heartbeat
+        self._page_events = page_events
+        self._page_bytes = page_bytes
+        self._end = end
+        self._live = False
+        self._held: HeldEvents | None = None
+        self._pump: asyncio.Task[None] | None = None
+        # Everything of the stream up to here was written, or was not to be.
+        self._read = self.position
+        # Losses up to here have been told.
+        self._told = 0
+        # Up to here a v1 device is replayed only what is later than its instant.
+        self._filter_through = 0
+        self._later_than: int | None = None
+        # How many events were replayed; None once rt.live was said.
+        self._replayed: int | None = 0
+
+    @property
+    def live(self) -> bool:
+        """Whether the hub hands this session its events; else its pump reads them."""
+        return self._live
+
+    @property
+    def owed(self) -> bool:
+        """Whether something is to come that the kernel has not taken."""
+        return not self._live or self.outbox.size > 0
+
+    def start(self, resume: Resume) -> None:
+        """Begin: live at once, or behind at the place that was asked for."""
+        if not resume:
+            self._live = True
+            self._welcome(replay=False)
+            self._say_live()
+        elif resume.later_than is not None:
+            # The replay ends where the device connected; its position is already there.
+            self._read, self._filter_through = 0, self.position
+            self._later_than = resume.later_than
+            self._start_pump(self._catch_up())
+        else:
+            self._start_pump(self._resume(resume.event_id or ""))
+
+    def close(self) -> None:
+        """Stop the pump and write nothing more. Calling it again does nothing."""
+        self._live = False
+        self._held = None
+        if self._pump is not None:
+            self._pump.cancel()
+            self._pump = None
+
+    def deliver(self, event: Event, frames: Frames) -> bool:
+        """Take a durable event from the hub; says whether it is in the outbox now.
+
+        A session that is behind finds it in the log, and one that has written it does not
+        write it again: a broadcast is handed out in slices, in between which a session can
+        fall behind, read it from the log and turn live.
+        """
+        if not self._live or event.seq <= self.position:
+            return False
+        if not self.outbox.offer(frames.durable(self.dialect, event.seq, self.position)):
+            self._fall_behind()
+            return False
+        self.position = event.seq
+        self.sent += 1
+        return True
+
+    def deliver_transient(self, frames: Frames, conflate: str | None) -> bool:
+        """Take a transient event from the hub; says whether it is in the outbox now."""
+        if self._live:
+            if self.outbox.offer(frames.transient(self.dialect)):
+                self.sent += 1
+                return True
+            self._fall_behind()
+        if self._held is not None:
+            self._held.add(self._feed.dispatched, frames, conflate)
+        return False
+
+    def _fall_behind(self) -> None:
+        self._live = False
+        self._read = max(self._read, self.position)
+        self._start_pump(self._catch_up())
+
+    def _start_pump(self, work: Coroutine[Any, Any, None]) -> None:
+        self._held = HeldEvents()
+        self._pump = asyncio.get_running_loop().create_task(work)
+        self._pump.add_done_callback(self._pump_done)
+
+    def _pump_done(self, pump: asyncio.Task[None]) -> None:
+        if not pump.cancelled() and (error := pump.exception()) is not None:
+            self._end(error)
+
+    async def _resume(self, event_id: str) -> None:
+        """Find the position a v2 device asked for, welcome it there and catch up."""
+        cursor = Cursor.parse(event_id)
+        reason = None
+        if event_id != EARLIEST:
+            if cursor is None or cursor.epoch != self._log.epoch:
+                reason = "epoch"
+            elif cursor.seq > self._feed.dispatched:
+                reason = "ahead"
+        if cursor is not None and reason is None:
+            self.position = cursor.seq
+        else:
+            # Just below the first retained event. Where there is none, or it came after the
+            # device registered: the seq that was dispatched then, which it can't have missed.
+            first = await self._log.first(self.user)
+            if first is not None:
+                self.position = min(self.position, first - 1)
+        self._read = self.position
+        self._welcome(replay=True)
+        if reason is not None:
+            self.outbox.push(self.dialect.gap(event_id[:_REQUESTED_SHOWN], None, reason))
+        await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        while not self._live:
+            await self.outbox.room()
+            filtered = self._later_than is not None
+            page = await self._log.page(
+                self.user,
+                after=self._read,
+                through=self._filter_through if filtered else self._feed.dispatched,
+                max_events=self._page_events,
+                max_bytes=self._page_bytes,
+                later_than=self._later_than,
+            )
+            # From here on nothing is awaited: what was dispatched by now either lies in the
+            # page, or is at hand in the feed, or is handed over once the session is live.
+            self._read = page.through
+            self._tell_loss(page.lost)
+            self._write(page.events)
+            if page.complete and filtered:
+                self._later_than = None
+            elif page.complete:
+                self._join(page.through)
+
+    def _tell_loss(self, lost: int) -> None:
+        if lost > max(self.position, self._told):
+            self._told = lost
+            requested = str(Cursor(self._log.epoch, self.position))
+            self._push(self.dialect.gap(requested, lost, "expired"))
+
+    def _join(self, through: int) -> None:
+        """Turn live if what was dispatched after the page is at hand and not too much."""
+        events = self._feed.since(self.user, through)
+        if events is None or sum(len(event.tail) for event in events) > self._page_bytes:
+            return
+        self._write(events)
+        held, self._held = self._held, None
+        if held is not None:
+            taken = held.take_before(self._feed.dispatched + 1)
+            parts = [frames.transient(self.dialect) for frames in taken]
+            self._push(b"".join(parts))
+            self.sent += len(parts)
+            self.dropped += held.dropped
+        self._live = True
+        self._say_live()
+
+    def _write(self, events: Sequence[Event]) -> None:
+        """Write durable events, each behind the held transient ones that belong before it."""
+        parts: list[bytes] = []
+        for event in events:
+            if self._held is not None:
+                parts.extend(
+                    frames.transient(self.dialect) for frames in self._held.take_before(event.seq)
+                )
+            parts.append(self.dialect.durable(event.seq, event.tail, self.position))
+            # A v1 replay lies below the position, which must not go back.
+            self.position = max(self.position, event.seq)
+        self._push(b"".join(parts))
+        self.sent += len(parts)
+        if self._replayed is not None:
+            self._replayed += len(events)
+
+    def _welcome(self, *, replay: bool) -> None:
+        self._push(
+            self.dialect.welcome(self.position, self.connection, self._heartbeat, replay=replay)
+        )
+
+    def _say_live(self) -> None:
+        if self._replayed is not None:
+            self._push(self.dialect.live(self.position, self._replayed))
+            self._replayed = None
+
+    def _push(self, data: bytes) -> None:
+        if data:
+            self.outbox.push(data)

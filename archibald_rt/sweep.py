@@ -1,0 +1,106 @@
+"""One task for what falls due on connections: heartbeats, expired tokens, stalls.
+
+A timer and a task for each of twenty thousand connections cost more memory and time than
+looking now and then at those whose turn it is.
+"""
+
+import asyncio
+import heapq
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import count
+from typing import Protocol
+
+TICK = 1.0
+"""How often, in seconds, the sweep looks; more often where a time of its own is shorter."""
+
+_LOOKS = 5
+"""How often a device is looked at, at least, before a stall may be called."""
+
+
+class Swept(Protocol):
+    """A connection as the sweep sees it."""
+
+    def beat(self) -> None:
+        """Send a ping, or end the connection if the one before was missed."""
+
+    def expire(self) -> None:
+        """End the connection, whose token has expired."""
+
+    def check_progress(self, now: float) -> None:
+        """End the connection if it has stalled; ``now`` is in seconds of a steady clock."""
+
+
+class Sweep:
+    """Looks after the connections that are added, until they are removed.
+
+    ``heartbeat`` and ``stall_timeout`` are in seconds; 0 turns either off. Expiry is by
+    ``wall_clock``, the rest by the loop's steady one.
+    """
+
+    def __init__(
+        self,
+        *,
+        heartbeat: float,
+        stall_timeout: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._heartbeat = heartbeat
+        self._look_every = stall_timeout / _LOOKS
+        self._wall_clock = wall_clock
+        self._next_look = 0.0
+        # All wait equally long for their next beat, so they stand in the order of their turns.
+        self._beats: OrderedDict[Swept, float] = OrderedDict()
+        self._expiries: list[tuple[float, int, Swept]] = []
+        self._expiry_of: dict[Swept, float] = {}
+        self._count = count()
+
+    def add(self, connection: Swept) -> None:
+        """Begin to look after a connection."""
+        self._beats[connection] = asyncio.get_running_loop().time() + self._heartbeat
+
+    def remove(self, connection: Swept) -> None:
+        """Stop looking after a connection. Doing it again does nothing."""
+        self._beats.pop(connection, None)
+        self._expiry_of.pop(connection, None)
+
+    def expire_at(self, connection: Swept, when: float | None) -> None:
+        """Have a connection expired then, in seconds since 1970; replaces what was said before."""
+        if when is None:
+            self._expiry_of.pop(connection, None)
+            return
+        self._expiry_of[connection] = when
+        heapq.heappush(self._expiries, (when, next(self._count), connection))
+
+    async def run(self) -> None:
+        """Look, and look again, until cancelled."""
+        times = [TICK, self._heartbeat / 2, self._look_every]
+        tick = min(each for each in times if each)
+        while True:
+            await asyncio.sleep(tick)
+            now = asyncio.get_running_loop().time()
+            self._expire()
+            if self._heartbeat:
+                self._beat(now)
+            if self._look_every and now >= self._next_look:
+                self._next_look = now + self._look_every
+                for connection in list(self._beats):
+                    connection.check_progress(now)
+
+    def _beat(self, now: float) -> None:
+        while self._beats:
+            connection, due = next(iter(self._beats.items()))
+            if due > now:
+                return
+            self._beats[connection] = now + self._heartbeat
+            self._beats.move_to_end(connection)
+            connection.beat()
+
+    def _expire(self) -> None:
+        now = self._wall_clock()
+        while self._expiries and self._expiries[0][0] <= now:
+            when, _, connection = heapq.heappop(self._expiries)
+            # A token that was replaced, or whose connection has gone, is of no interest.
+            if self._expiry_of.get(connection) == when:
+                connection.expire()
