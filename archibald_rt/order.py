@@ -165,8 +165,9 @@ class OrderQueue:
                     _fail(request, _conflict(request, stored))
                 else:
                     outcomes = await self._dispatch(request, stored)
-                    latency = time.monotonic() - committed
-                    self.average_latency += (latency - self.average_latency) * _LATELY
+                    if request.durable:
+                        latency = time.monotonic() - committed
+                        self.average_latency += (latency - self.average_latency) * _LATELY
                     if not request.answer.done():
                         request.answer.set_result(outcomes)
             self._size -= request.size

@@ -1,5 +1,7 @@
 """What every device of a server is received with, whatever it connects by."""
 
+import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -104,6 +106,10 @@ class Reception:
         self._sweep = sweep
         self._on_message = on_message
         self._devices: dict[Device, None] = {}
+        # Every connection from its handshake to its end, refused ones included.
+        self._open: set[Device] = set()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
         self._origins_logged: set[str] = set()
 
     @property
@@ -155,6 +161,22 @@ class Reception:
         """Have a device's connection ended when its token expires."""
         expires = identity.expires
         self._sweep.expire_at(device, None if expires is None else expires + self.tuning.leeway)
+
+    def opened(self, device: Device) -> None:
+        """Count a connection from its handshake on."""
+        self._open.add(device)
+        self._all_closed.clear()
+
+    def closed(self, device: Device) -> None:
+        """Count a connection no more. Doing it again does nothing."""
+        self._open.discard(device)
+        if not self._open:
+            self._all_closed.set()
+
+    async def all_closed(self, within: float) -> None:
+        """Wait until no connection is open, but no longer than so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_closed.wait(), within)
 
     def dismiss(self, device: Device, session: Session) -> None:
         """Take a device out: it gets nothing more. Doing it again does nothing."""

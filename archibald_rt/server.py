@@ -41,6 +41,9 @@ RECONNECT_WITHIN = 5.0
 LONGEST_STEP = 0.25
 """How many seconds at most lie between two closes of a drain; a handful is closed soon."""
 
+LONGEST_GOODBYE = 1.0
+"""For how many seconds at most the last devices may answer the close."""
+
 _PUBLIC_BODY = 64 * 1024
 _INTERNAL_IDLE = 3600.0
 
@@ -118,6 +121,7 @@ class Server:
         for device in devices:
             device.end(CloseCode.GOING_AWAY, "Server going away")
             await asyncio.sleep(step)
+        await self._reception.all_closed(min(self._drain * 0.2, LONGEST_GOODBYE))
         for http in self._http:
             await http.close_all_connections()
 
@@ -178,6 +182,7 @@ async def running(
         public = HTTPServer(
             public_app(reception, hub, order, log, stamp),
             idle_connection_timeout=settings.server.handshake_timeout or _INTERNAL_IDLE,
+            body_timeout=settings.server.handshake_timeout or None,
             max_body_size=_PUBLIC_BODY,
         )
         inner = HTTPServer(

@@ -124,6 +124,7 @@ def test_algorithms_are_known_in_any_case_and_none_is_not_one() -> None:
     ("text", "origin"),
     [
         ("https://App.Example.com", "https://app.example.com"),
+        ("https://*.Example.com", "https://*.example.com"),
         ("https://app.example.com:443", "https://app.example.com"),
         ("http://localhost:03000", "http://localhost:3000"),
         ("http://[::1]:3000", "http://[::1]:3000"),
@@ -137,7 +138,7 @@ def test_an_origin_becomes_what_browsers_send(text: str, origin: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["app.example.com", "https://a/", "https://a/b", "https://u@a", "https://a:99999"]
+    "text", ["app.example.com", "https://a.*.b", "https://*a", "https://a/", "https://a/b", "https://u@a", "https://a:99999"]
 )
 def test_what_is_no_origin_is_refused(text: str) -> None:
     assert refuses(kinds.ORIGINS.parse, text)

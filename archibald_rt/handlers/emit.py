@@ -88,8 +88,8 @@ class EmittingHandler(InternalHandler):
             return
         self._chunks.clear()
         if self._received > 2 * self._max_body and not self._finished:
-            self.set_header("Connection", "close")
             self._refuse_body()
+            self.request.connection.close()  # type: ignore[union-attr]  # as above
 
     async def post(self) -> None:
         """Answer when the events are committed and dispatched."""

@@ -18,6 +18,8 @@ class HealthzHandler(BaseHandler):
         """Answer."""
         self.answer({"alive": True})
 
+    head = get
+
 
 class ReadyzHandler(BaseHandler):
     """Whether the server can do its work."""
@@ -37,6 +39,8 @@ class ReadyzHandler(BaseHandler):
             )
         else:
             self.answer({"ready": True})
+
+    head = get
 
 
 class WebSocketHealthHandler(BaseHandler):

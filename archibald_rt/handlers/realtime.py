@@ -95,6 +95,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
     def open(self, *_args: str, **_kwargs: str) -> None:
         """Register the device, or close at once."""
         tuning = self._reception.tuning
+        self._reception.opened(self)
         self._outbox = self.connection.attach(self._reception.tick, limit=tuning.max_outbox)
         if self._identity is None:
             self.close(CloseCode.POLICY_VIOLATION, "Authentication failed")
@@ -114,6 +115,10 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         """Take a message of the client: a ping, a new token, or one for the hook."""
         counters = self._reception.counters
         counters.received += 1
+        if self.ws_connection is None:
+            # Closed from this side; what the client still sends has no addressee.
+            counters.ignored += 1
+            return None
         if message == "ping":
             self.connection.answer(TEXT, b"pong")
             return None
@@ -136,6 +141,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
 
     def on_close(self) -> None:
         """Take the device out; runs once, however the connection ended."""
+        self._reception.closed(self)
         if self._session is not None:
             self._reception.dismiss(self, self._session)
         if self._outbox is not None:
@@ -157,7 +163,8 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             if session.owed:
                 return
             if self.connection.received_ago() > now - self._pinged_at:
-                _logger.info("device is gone", user=session.user, connection=session.connection)
+                _logger.info("device is gone", connection=session.connection)
+                self._reception.dismiss(self, session)
                 self.connection.abort()
                 return
         self._pinged_at = now

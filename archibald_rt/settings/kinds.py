@@ -85,7 +85,7 @@ SOCKET_PATH: Kind[Path] = Kind(
     str,
 )
 ORIGINS = Kind(
-    "origins without a path, such as https://app.example.com, or *",
+    "origins without a path, such as https://app.example.com or https://*.example.com, or *",
     values.items_parser(values.parse_origin),
     values.show_items,
 )

@@ -29,7 +29,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True}
 _BOOLEANS |= {"false": False, "no": False, "off": False, "0": False}
 
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_ORIGIN = re.compile(
+    r"([a-z][a-z0-9+.-]*)://((?:\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?"
+)
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
 
 
@@ -130,7 +132,10 @@ def parse_network(text: str) -> str:
 
 
 def parse_origin(text: str) -> str:
-    """Return an origin as browsers send it, or ``*`` (any) or ``null`` (opaque ones)."""
+    """Return an origin as browsers send it, or ``*`` (any) or ``null`` (opaque ones).
+
+    In place of the first labels of a host a ``*.`` stands for any subdomains.
+    """
     # Browsers send scheme and host in lower case and leave the scheme's own port out; an
     # origin kept in another spelling would never be met.
     text = text.lower()
