@@ -25,6 +25,9 @@ MAX_NESTING = 500
 RESERVED_PREFIX = "rt."
 """Types that begin so are the server's own."""
 
+# How much of an unknown key is told back.
+_KEY_SHOWN = 100
+
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 # "Object contains unknown field `x`", "Object missing required field `x`"
@@ -261,7 +264,10 @@ def _refused(message: str, path: str) -> EmissionError:
     place = path + at.rstrip("`")
     name = _NAMED_FIELD.search(expected)
     if name is not None:
-        place = f"{place}.{name[1]}"
+        # An unknown key may be of any length and hold anything.
+        shown = _CONTROL.sub("?", name[1])[:_KEY_SHOWN]
+        place = f"{place}.{shown}"
+        expected = expected[: name.start(1)] + shown
     place = place.removeprefix(".")
     expected = expected.replace("`", "")
     return EmissionError(f"{place}: {expected}" if place else expected, field=place)

@@ -1,12 +1,13 @@
 """Listening sockets, by address or by path, and how many descriptors there are for them."""
 
+import contextlib
 import resource
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tornado.netutil import bind_sockets, bind_unix_socket
+from tornado.netutil import bind_unix_socket
 
 from archibald_rt.errors import ListenError
 
@@ -32,11 +33,30 @@ class Endpoint:
             if self.unix_socket is not None:
                 path = str(self.unix_socket)
                 return [bind_unix_socket(path, mode=self.unix_socket_mode, backlog=BACKLOG)]
-            return bind_sockets(self.port, address=self.host, backlog=BACKLOG)
-        except (OSError, ValueError) as error:
+            return _bind(self.host, self.port)
+        except (OSError, UnicodeError, OverflowError) as error:
             place = self.unix_socket or f"{self.host}:{self.port}"
             reason = getattr(error, "strerror", None) or str(error)
             raise ListenError(f"can't listen on {place}: {reason}") from error
+
+
+def _bind(host: str, port: int) -> Sequence[socket.socket]:
+    """Listen at every address that the host has; on an error none of them stays open.
+
+    (Tornado's own ``bind_sockets`` leaves the one that failed open.)
+    """
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    with contextlib.ExitStack() as opened:
+        sockets: list[socket.socket] = []
+        for family, address in dict.fromkeys((each[0], each[4][:2]) for each in found):
+            # With port 0 all addresses get the port that the first was given.
+            at = sockets[0].getsockname()[1] if sockets else address[1]
+            listener = socket.create_server((address[0], at), family=family, backlog=BACKLOG)
+            opened.push(listener)
+            listener.settimeout(0)
+            sockets.append(listener)
+        opened.pop_all()
+    return sockets
 
 
 def url_of(sockets: Sequence[socket.socket]) -> str:

@@ -148,10 +148,12 @@ class Outbox:
         if self._closed or done.cancelled() or done.exception() is not None:
             return
         self._took(size)
-        if self._rest:
-            self._send(self._rest)
-        else:
-            self.flush()
+        # A view, even an empty one, keeps the whole of what it was cut from.
+        rest, self._rest = self._rest, memoryview(b"")
+        if rest:
+            self._send(rest)
+        # What was put in meanwhile waits for nobody else.
+        self.flush()
 
     def _took(self, count: int) -> None:
         self._taken += count

@@ -18,6 +18,9 @@ TICK = 1.0
 _LOOKS = 5
 """How often a device is looked at, at least, before a stall may be called."""
 
+_OUTDATED = 100
+"""How many expiries that are of no interest any more are kept, besides as many as are."""
+
 
 class Swept(Protocol):
     """A connection as the sweep sees it."""
@@ -72,6 +75,11 @@ class Sweep:
             return
         self._expiry_of[connection] = when
         heapq.heappush(self._expiries, (when, next(self._count), connection))
+        if len(self._expiries) > 2 * len(self._expiry_of) + _OUTDATED:
+            # Most are of connections that have gone, and keep them in memory until then.
+            entries = self._expiry_of.items()
+            self._expiries = [(each, next(self._count), owner) for owner, each in entries]
+            heapq.heapify(self._expiries)
 
     async def run(self) -> None:
         """Look, and look again, until cancelled."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 
 import jwt
@@ -16,7 +16,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from archibald_rt.reception import ClientMessageHook
-from archibald_rt.server import Server, running
+from archibald_rt.server import running
 from archibald_rt.settings import Settings, load
 
 SECRET = "a-secret-for-tests-of-thirty-two-bytes-at-least"
@@ -124,10 +124,17 @@ class Device:
         await self.close()
 
 
-class Harness:
-    """A server that runs in this process, on real sockets and a real file."""
+class Addresses(Protocol):
+    """Where a server listens, in this process or in another."""
 
-    def __init__(self, server: Server, settings: Settings) -> None:
+    public_url: str
+    internal_url: str
+
+
+class Harness:
+    """A server on real sockets and a real file, as devices and emitters see it."""
+
+    def __init__(self, server: Addresses, settings: Settings) -> None:
         self.server = server
         self.settings = settings
 

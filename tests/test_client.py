@@ -659,6 +659,21 @@ async def test_after_some_close_codes_it_does_not_come_back(code: int) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("reason", "told", "message"),
+    [("", "", "4003"), ("too many\nhere", "too many here", "4003 too many here")],
+)
+@pytest.mark.gen_test
+async def test_a_reason_is_told_as_it_was_given_but_in_one_line(
+    reason: str, told: str, message: str
+) -> None:
+    async with serving(closes(4003, reason)) as server, a_client(server) as client:
+        with pytest.raises(ClientClosedError) as closed:
+            await anext(client)
+    assert closed.value.reason == told
+    assert str(closed.value) == f"the server closed the connection: {message}"
+
+
 @pytest.mark.gen_test
 async def test_what_arrived_before_a_final_close_is_handed_over_first() -> None:
     async def script(peer: Peer) -> None:

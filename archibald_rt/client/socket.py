@@ -171,9 +171,13 @@ class ClientSocket:
         message = self._reading.result()
         self._reading = None
         if message is None:
-            code = self._connection.close_code or _ABNORMAL
-            reason = self._connection.close_reason or "the connection was lost"
-            self._ended = ConnectionEndedError(reason, code)
+            code = self._connection.close_code
+            if code is None:
+                self._ended = ConnectionEndedError("the connection was lost")
+            else:
+                # One line, for it ends in messages and logs.
+                reason = " ".join((self._connection.close_reason or "").split())
+                self._ended = ConnectionEndedError(reason, code)
             raise self._ended
         return message
 

@@ -1,0 +1,103 @@
+"""Servers and commands as processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support import EMIT_TOKEN, SECRET
+
+PATIENCE = 30.0
+"""How many seconds a process may take for what it has to do at once."""
+
+
+def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a server with free ports and its log in `folder`."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ARCHIBALD_RT_")}
+    return {
+        **clean,
+        "ARCHIBALD_RT_SERVER_PORT": "0",
+        "ARCHIBALD_RT_INTERNAL_PORT": "0",
+        "ARCHIBALD_RT_INTERNAL_EMIT_TOKENS": EMIT_TOKEN,
+        "ARCHIBALD_RT_AUTH_JWT_SECRET": SECRET,
+        "ARCHIBALD_RT_LOG_PATH": str(folder / "events.db"),
+        "ARCHIBALD_RT_LOGGING_FORMAT": "json",
+        **(extra or {}),
+    }
+
+
+def command(
+    folder: Path,
+    *arguments: str,
+    extra: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``archibald-rt`` with these arguments in `folder` until it ends."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "archibald_rt", *arguments],
+        cwd=folder,
+        env=environment(folder, extra),
+        input=None if stdin is None else stdin.decode(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+class ServerProcess:
+    """A server that runs as a process; made by `serving`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.lines: list[dict[str, Any]] = []
+        self.listening = self.line("listening")
+        self.public_url = str(self.listening["public"])
+        self.internal_url = str(self.listening["internal"])
+
+    def line(self, event: str) -> dict[str, Any]:
+        """Return the next log line of this event."""
+        assert self._process.stderr is not None
+        for text in self._process.stderr:
+            line: dict[str, Any] = json.loads(text)
+            self.lines.append(line)
+            if line["event"] == event:
+                return line
+        raise AssertionError(f"ended without {event}: {self.lines}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until the process has ended; return its exit code."""
+        return self._process.wait(PATIENCE)
+
+    def rest(self) -> str:
+        """Return what else it wrote, to its end."""
+        assert self._process.stderr is not None
+        return self._process.stderr.read()
+
+
+@contextmanager
+def serving(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
+    """Run ``archibald-rt serve`` for the length of a block; it is killed if it still runs then."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "archibald_rt", "serve"],
+        cwd=folder,
+        env=environment(folder, extra),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield ServerProcess(process)
+        finally:
+            if process.poll() is None:
+                process.kill()

@@ -1,0 +1,309 @@
+"""The server's life, in this process and as one of its own."""
+
+import asyncio
+import contextlib
+import json
+import resource
+import signal
+import socket
+import sqlite3
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from processes import ServerProcess, command, serving
+from support import (
+    EMIT_TOKEN,
+    SECRET,
+    SUBPROTOCOL,
+    Device,
+    Harness,
+    eventually,
+    harness,
+    settings_for,
+    token,
+)
+
+from archibald_rt.errors import ConfigError, ListenError, LogOpenError
+from archibald_rt.server import running
+
+
+async def post_by_path(path: Path, body: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(
+        b"POST /internal/emit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
+        % (EMIT_TOKEN.encode(), len(body), body)
+    )
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.gen_test
+async def test_the_internal_listener_can_be_a_unix_socket_with_a_mode(tmp_path: Path) -> None:
+    path = tmp_path / "internal.sock"
+    overrides = {"internal.unix_socket": str(path), "internal.unix_socket_mode": "0600"}
+    async with harness(tmp_path, overrides) as server:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert server.server.internal_url == f"unix:{path}"
+        answer = await post_by_path(path, b'{"userId":"u","type":"A"}')
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.gen_test
+async def test_nothing_internal_is_routed_on_the_public_listener(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        for path in ("/internal/stats", "/internal/connections", "/internal/emit", "/nothing"):
+            assert (await server.get(path, public=True)).code == 404
+        for path in ("/ws/realtime", "/healthz"):
+            assert (await server.get(path)).code == 404
+
+
+@pytest.mark.gen_test
+async def test_it_does_not_start_without_secrets_or_on_what_is_taken(tmp_path: Path) -> None:
+    for key in ("auth.jwt_secret", "internal.emit_tokens"):
+        with pytest.raises(ConfigError):
+            async with running(settings_for(tmp_path, {key: ""})):
+                pass
+        with pytest.raises(ConfigError):
+            async with running(settings_for(tmp_path, {key: "short"})):
+                pass
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(ListenError, match=port):
+            async with running(settings_for(tmp_path, {"server.port": port})):
+                pass
+    async with harness(tmp_path):
+        with pytest.raises(LogOpenError, match="another server"):
+            async with running(settings_for(tmp_path)):
+                pass
+
+
+@pytest.mark.gen_test
+async def test_a_log_that_cannot_commit_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server, await server.connect("u") as device:
+        await device.until("rt.live")
+        assert (await server.get("/readyz", public=True)).code == 200
+        other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        refused = await server.post("/internal/emit", b'{"userId":"u","type":"REFUSED"}')
+        assert refused.code == 503
+        assert "Retry-After" in refused.headers
+        ready = await server.get("/readyz", public=True)
+        assert ready.code == 503
+        assert "commit" in json.loads(ready.body)["detail"]
+        assert (await server.get("/healthz", public=True)).code == 200
+        assert (await server.emit({"userId": "u", "type": "JOB_PROGRESS"}))["delivered"] == 1
+        other.execute("ROLLBACK")
+        other.close()
+
+        async def is_ready() -> bool:
+            return (await server.get("/readyz", public=True)).code == 200
+
+        await eventually(is_ready)
+        await server.emit({"userId": "u", "type": "SENTINEL"})
+        assert [m["type"] for m in await device.take(2)] == ["JOB_PROGRESS", "SENTINEL"]
+
+
+@pytest.mark.gen_test
+async def test_the_health_of_the_websockets_is_for_admins(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        path = "/api/websocket/health"
+        for bearer, code in (
+            (None, 401),
+            ("bad", 401),
+            (token("u"), 403),
+            (token("u", role="user"), 403),
+            (token("u", role=["user"]), 403),
+            (token("u", role=["user", "admin"]), 200),
+        ):
+            assert (await server.get(path, bearer=bearer, public=True)).code == code
+        admin = token("boss", role="admin")
+        idle = json.loads((await server.get(path, bearer=admin, public=True)).body)
+        assert (idle["success"], idle["status"]) == (True, "idle")
+        async with await server.connect("u", lastEventId="earliest") as device:
+            await device.until("rt.live")
+            await device.send("ping")
+            assert await device.text() == "pong"
+            await server.emit({"userId": "u", "type": "A"})
+            health = json.loads((await server.get(path, bearer=admin, public=True)).body)
+            assert health["status"] == "healthy"
+            stats = health["stats"]
+            assert stats.pop("uptime") >= 0
+            assert stats.pop("averageLatency") >= 0
+            assert stats == {
+                "totalConnections": 1,
+                "activeUsers": 1,
+                "reconnectionCount": 1,
+                "messagesSent": 1,
+                "messagesReceived": 1,
+                "connectionsPerUser": {"u": 1},
+            }
+
+
+@pytest.mark.gen_test
+async def test_connections_are_listed_for_those_with_a_read_token(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        async with await server.connect("u") as device:
+            welcome = await device.next()
+            response = await server.get("/internal/connections")
+            (connection,) = json.loads(response.body)["connections"]
+            assert connection["connection"] == welcome["payload"]["connection"]
+            assert connection["userId"] == "u"
+            assert connection["protocol"] == "v2"
+            assert connection["state"] == "live"
+        for path in ("/internal/connections", "/internal/stats"):
+            assert (await server.get(path, bearer=None)).code == 401
+
+
+@pytest.mark.gen_test
+async def test_a_drain_finishes_what_was_accepted_and_spreads_the_closes(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"server.drain": "1s"}) as server:
+        devices = [await server.connect("u") for _ in range(20)]
+        body = json.dumps([{"userId": "u", "type": "A", "payload": n} for n in range(500)])
+        emitting = asyncio.create_task(server.post("/internal/emit", body.encode()))
+
+        async def is_stored() -> bool:
+            return bool((await server.stats())["log"]["head"])
+
+        await eventually(is_stored)
+        reading = [asyncio.create_task(closing(device)) for device in devices]
+        began = time.monotonic()
+    closes = [await task for task in reading]
+    assert (await emitting).code == 200
+    for types, code, _ in closes:
+        assert types.count("A") == 500
+        assert types[-1] == "rt.reconnect"
+        assert code == 1001
+    times = sorted(at - began for _, _, at in closes)
+    assert times[-1] - times[0] > 0.4
+    assert times[-1] < 2
+    assert sqlite3.connect(tmp_path / "events.db").execute(
+        "SELECT count(*) FROM events"
+    ).fetchone() == (500,)
+
+
+async def closing(device: Device) -> tuple[list[str], int | None, float]:
+    types: list[str] = []
+    while (text := await device.text()) is not None:
+        types.append(json.loads(text)["type"])
+    return types, device.socket.close_code, time.monotonic()
+
+
+@pytest.mark.gen_test
+async def test_a_draining_server_is_offline_and_refuses(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        keep = server
+    with pytest.raises(OSError, match="refused"):
+        await keep.get("/healthz", public=True)
+
+
+def test_sigterm_drains_and_exits_with_0(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert server.listening["connections"] > 0
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        rest = server.rest()
+    assert "draining" in rest
+    assert "stopped" in rest
+
+
+def test_a_second_signal_ends_at_once_with_1(tmp_path: Path) -> None:
+    with serving(tmp_path, {"ARCHIBALD_RT_SERVER_DRAIN": "60s"}) as server:
+        address = urlsplit(server.public_url)
+        with contextlib.ExitStack() as devices:
+            for _ in range(20):
+                device = devices.enter_context(
+                    socket.create_connection((address.hostname, address.port))
+                )
+                device.sendall(handshake(token("u")))
+                assert device.recv(4096).startswith(b"HTTP/1.1 101")
+            server.signal(signal.SIGTERM)
+            server.line("draining")
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 1
+
+
+def handshake(text: str) -> bytes:
+    return (
+        f"GET /ws/realtime?token={text} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ).encode()
+
+
+def test_it_raises_its_limit_of_descriptors_and_says_how_many_connections_that_allows(
+    tmp_path: Path,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        with serving(tmp_path) as server:
+            assert server.listening["file_descriptors"] == hard
+            assert server.listening["connections"] == hard - 100
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_it_names_the_settings_that_have_no_effect_yet(tmp_path: Path) -> None:
+    with serving(tmp_path, {"ARCHIBALD_RT_LOG_MAX_AGE": "1d"}) as server:
+        assert any("log.max_age" in line.get("keys", "") for line in server.lines)
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "words"),
+    [
+        ({"ARCHIBALD_RT_AUTH_JWT_SECRET": ""}, 2, "[auth] jwt_secret"),
+        ({"ARCHIBALD_RT_INTERNAL_EMIT_TOKENS": "short"}, 2, "[internal] emit_tokens"),
+        ({"ARCHIBALD_RT_SERVER_PROT": "1"}, 2, "SERVER_PORT"),
+        ({"ARCHIBALD_RT_LOG_ENGINE": "nats"}, 2, "[log] engine"),
+        ({"ARCHIBALD_RT_LOG_PATH": "/dev/null/x.db"}, 1, "/dev/null/x.db"),
+        ({"ARCHIBALD_RT_SERVER_HOST": "192.0.2.1"}, 1, "192.0.2.1"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_said_in_one_line(
+    tmp_path: Path, extra: dict[str, str], code: int, words: str
+) -> None:
+    ended = command(tmp_path, "serve", extra=extra)
+    assert ended.returncode == code
+    assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("archibald-rt: ")
+
+
+def test_no_token_and_no_secret_is_in_any_log_line(tmp_path: Path) -> None:
+    good, bad = token("u"), token("u", secret="another-secret-of-at-least-thirty-two-bytes")
+    with serving(tmp_path, {"ARCHIBALD_RT_LOGGING_LEVEL": "debug"}) as server:
+        asyncio.run(_use_every_token(server, good, bad))
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        logged = server.rest() + json.dumps(server.lines)
+    assert '"path": "/ws/realtime"' in logged
+    for secret in (good, bad, SECRET, EMIT_TOKEN, good.rpartition(".")[2], "sesame"):
+        assert secret not in logged
+    assert "Traceback" not in logged
+
+
+async def _use_every_token(process: ServerProcess, good: str, bad: str) -> None:
+    server = Harness(process, settings_for(Path()))
+    for text in (good, bad, "sesame"):
+        for device in (
+            await server.open({"token": text}),
+            await server.open({}, headers={"Authorization": f"Bearer {text}"}),
+            await server.open({}, subprotocols=[SUBPROTOCOL, f"bearer.{text}"]),
+        ):
+            await device.close()
+        async with await server.open({"token": good}) as device:
+            await device.send(json.dumps({"type": "rt.auth", "payload": {"token": text}}))
+        await server.get(f"/api/websocket/health?token={text}", bearer=text, public=True)
+        await server.get(f"/nothing?token={text}", bearer=text, public=True)
+        await server.post("/internal/emit", b'{"userId":"u","type":"A"}', bearer=text)
+    await server.post("/internal/emit", b"{nonsense")
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", int(server.server.public_url.rpartition(":")[2])
+    )
+    writer.write(f"GET /ws/realtime?token={good} HTTP/1.1\nbroken\n\n".encode())
+    await reader.read()
+    writer.close()
