@@ -50,6 +50,27 @@ def command(
     )
 
 
+@contextmanager
+def started(
+    folder: Path, *arguments: str, extra: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run ``archibald-rt`` for the length of a block, to read its output; killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "archibald_rt", *arguments],
+        cwd=folder,
+        env=environment(folder, extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
 class ServerProcess:
     """A server that runs as a process; made by `serving`."""
 

@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from support import EMIT_TOKEN, READ_TOKEN, harness
 from tornado.httpclient import HTTPResponse
+
+from support import EMIT_TOKEN, READ_TOKEN, harness
 
 CURSOR = re.compile(r"[0-9a-f]+:(\d+)")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import jwt
 import pytest
-from support import SECRET, SUBPROTOCOL, Device, Harness, eventually, harness, token
 from tornado.httpclient import HTTPClientError
 
 from archibald_rt.reception import ClientMessage
+from support import SECRET, SUBPROTOCOL, Device, Harness, eventually, harness, token
 
 REFUSED = (1008, "Authentication failed")
 

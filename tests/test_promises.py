@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support import harness
 
 JOB = ["JOB_STARTED", "JOB_PROGRESS", "JOB_COMPLETED", "JOB_FAILED"]

@@ -12,6 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from archibald_rt.errors import ConfigError, ListenError, LogOpenError
+from archibald_rt.server import running
 from processes import ServerProcess, command, serving
 from support import (
     EMIT_TOKEN,
@@ -24,9 +27,6 @@ from support import (
     settings_for,
     token,
 )
-
-from archibald_rt.errors import ConfigError, ListenError, LogOpenError
-from archibald_rt.server import running
 
 
 async def post_by_path(path: Path, body: bytes) -> bytes:
@@ -189,7 +189,9 @@ async def closing(device: Device) -> tuple[list[str], int | None, float]:
     types: list[str] = []
     while (text := await device.text()) is not None:
         types.append(json.loads(text)["type"])
-    return types, device.socket.close_code, time.monotonic()
+    at = time.monotonic()
+    await device.close()
+    return types, device.socket.close_code, at
 
 
 @pytest.mark.gen_test
