@@ -34,7 +34,7 @@ class Endpoint:
                 path = str(self.unix_socket)
                 return [bind_unix_socket(path, mode=self.unix_socket_mode, backlog=BACKLOG)]
             return _bind(self.host, self.port)
-        except (OSError, UnicodeError, OverflowError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             place = self.unix_socket or f"{self.host}:{self.port}"
             reason = getattr(error, "strerror", None) or str(error)
             raise ListenError(f"can't listen on {place}: {reason}") from error

@@ -61,6 +61,7 @@ class Tuning:
     max_outbox: int = 1024 * 1024
     replay_page: int = 500
     max_client_message: int = 64 * 1024
+    max_connections: int = 20000
     leeway: float = 30.0
 
 
@@ -111,6 +112,12 @@ class Reception:
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         self._origins_logged: set[str] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many devices as may be."""
+        limit = self.tuning.max_connections
+        return bool(limit) and len(self._devices) >= limit
 
     @property
     def devices(self) -> list[Device]:

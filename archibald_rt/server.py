@@ -29,6 +29,7 @@ from archibald_rt.settings import (
     require_secrets,
     set_without_effect,
 )
+from archibald_rt.shutdown import Shutdown
 from archibald_rt.sweep import Sweep
 from archibald_rt.timestamps import Stamper
 
@@ -48,33 +49,6 @@ _PUBLIC_BODY = 64 * 1024
 _INTERNAL_IDLE = 3600.0
 
 _logger = structlog.stdlib.get_logger("archibald_rt.server")
-
-
-class Shutdown:
-    """Whether the server has to end, and why."""
-
-    def __init__(self) -> None:
-        self.fault: BaseException | None = None
-        """What broke; None when the end was asked for."""
-        self._wanted = asyncio.Event()
-
-    def ask(self) -> None:
-        """Have the server drained and closed. Doing it again does nothing."""
-        self._wanted.set()
-
-    def broken(self, error: BaseException) -> None:
-        """Have it closed soon: what this process believes about the log may be wrong."""
-        if self.fault is None:
-            self.fault = error
-            _logger.critical(
-                "the event log can't be relied on, exiting; a restart reads what is on disk",
-                reason=str(error),
-            )
-        self._wanted.set()
-
-    async def wanted(self) -> None:
-        """Wait until the server has to end."""
-        await self._wanted.wait()
 
 
 class Server:
@@ -167,6 +141,7 @@ async def running(
                 max_outbox=delivery.max_outbox,
                 replay_page=delivery.replay_page,
                 max_client_message=delivery.max_client_message,
+                max_connections=settings.server.max_connections,
                 leeway=auth.leeway,
             ),
             broken=shutdown.broken,
@@ -199,6 +174,7 @@ async def running(
             idle_connection_timeout=_INTERNAL_IDLE,
         )
         sweeping = asyncio.get_running_loop().create_task(sweep.run())
+        sweeping.add_done_callback(shutdown.ended)
         stack.push_async_callback(_cancelled, sweeping)
         stack.push_async_callback(server.drain)
         server.listen(public, inner, settings)
@@ -247,8 +223,6 @@ async def serve(
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait until it has ended; what it raised before is raised here."""
+    """Cancel a task and wait until it has ended."""
     task.cancel()
     await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()

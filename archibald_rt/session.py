@@ -143,7 +143,9 @@ class Session:
     def close(self) -> None:
         """Stop the pump and write nothing more. Calling it again does nothing."""
         self._live = False
-        self._held = None
+        if self._held is not None:
+            self.dropped += self._held.dropped
+            self._held = None
         if self._pump is not None:
             self._pump.cancel()
             self._pump = None

@@ -72,8 +72,9 @@ class SocketProtocol(WebSocketProtocol13):
         if self.outbox.size == 0:
             self._answers = 0
         if self._answers <= ANSWERS_LIMIT and not self.server_terminated:
-            self._answers += len(data)
-            self.outbox.push(frame(opcode, data))
+            answer = frame(opcode, data)
+            self._answers += len(answer)
+            self.outbox.push(answer)
 
     def abort(self) -> None:
         """End the connection without another word. Doing it again does nothing."""
@@ -113,6 +114,9 @@ class SocketProtocol(WebSocketProtocol13):
         if opcode == CLOSE and not self.client_terminated and (fault := _close_fault(data)):
             self.client_terminated = True
             self.close(fault)
+            return None
+        if self.server_terminated and not opcode & _CONTROL:
+            # Who was told to go has nothing more to say.
             return None
         return super()._handle_message(opcode, data)
 

@@ -103,6 +103,9 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         if self._reception.draining:
             self.close(CloseCode.GOING_AWAY, "Server going away")
             return
+        if self._reception.full:
+            self.close(CloseCode.TRY_AGAIN_LATER, "Server full")
+            return
         resume = self._resume()
         if resume:
             self._reception.counters.resumed += 1
@@ -115,10 +118,6 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         """Take a message of the client: a ping, a new token, or one for the hook."""
         counters = self._reception.counters
         counters.received += 1
-        if self.ws_connection is None:
-            # Closed from this side; what the client still sends has no addressee.
-            counters.ignored += 1
-            return None
         if message == "ping":
             self.connection.answer(TEXT, b"pong")
             return None

@@ -21,7 +21,6 @@ NO_EFFECT_YET = frozenset(
         "server.tls_cert",
         "server.tls_key",
         "server.trusted_proxies",
-        "server.max_connections",
         "server.connects_per_address_per_minute",
         "auth.jwt_public_key",
         "auth.jwks_url",

@@ -1,0 +1,41 @@
+"""Whether the server has to end, and why."""
+
+import asyncio
+
+import structlog
+
+_logger = structlog.stdlib.get_logger("archibald_rt.shutdown")
+
+
+class Shutdown:
+    """The one place where the end of a server is asked for, by an operator or by a fault."""
+
+    def __init__(self) -> None:
+        self.fault: BaseException | None = None
+        """What broke; None when the end was asked for."""
+        self._wanted = asyncio.Event()
+
+    def ask(self) -> None:
+        """Have the server drained and closed. Doing it again does nothing."""
+        self._wanted.set()
+
+    def broken(self, error: BaseException) -> None:
+        """Have it closed soon: what this process believes about the log may be wrong."""
+        if self.fault is None:
+            self.fault = error
+            _logger.critical(
+                "the event log can't be relied on, exiting; a restart reads what is on disk",
+                reason=str(error),
+            )
+        self._wanted.set()
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Have it closed soon if a task that runs for good has failed."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.critical("a task failed, exiting", exc_info=error)
+            self.fault = self.fault or error
+            self._wanted.set()
+
+    async def wanted(self) -> None:
+        """Wait until the server has to end."""
+        await self._wanted.wait()
