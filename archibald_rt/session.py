@@ -153,11 +153,11 @@ class Session:
     def deliver(self, event: Event, frames: Frames) -> bool:
         """Take a durable event from the hub; says whether it is in the outbox now.
 
-        A session that is behind finds it in the log, and one that has written it does not
-        write it again: a broadcast is handed out in slices, in between which a session can
-        fall behind, read it from the log and turn live.
+        A session that is behind finds it in the log, and one that has read past it does not
+        write it: an event is handed out in slices, in between which a session can read as far
+        from the log, where it stands or stood, and turn live.
         """
-        if not self._live or event.seq <= self.position:
+        if not self._live or event.seq <= self.position or event.seq <= self._read:
             return False
         if not self.outbox.offer(frames.durable(self.dialect, event.seq, self.position)):
             self._fall_behind()
@@ -218,14 +218,19 @@ class Session:
         while not self._live:
             await self.outbox.room()
             filtered = self._later_than is not None
+            through = self._filter_through if filtered else self._feed.dispatched
             page = await self._log.page(
                 self.user,
                 after=self._read,
-                through=self._filter_through if filtered else self._feed.dispatched,
+                through=through,
                 max_events=self._page_events,
                 max_bytes=self._page_bytes,
                 later_than=self._later_than,
             )
+            if not filtered and through < page.lost <= self._log.head:
+                # Deleted above what was asked for: the device may still get it from the feed, so
+                # whether it is a loss shows when this has been read again, further.
+                continue
             # From here on nothing is awaited: what was dispatched by now either lies in the
             # page, or is at hand in the feed, or is handed over once the session is live.
             self._read = page.through

@@ -53,7 +53,12 @@ class SocketProtocol(WebSocketProtocol13):
     _lingering: asyncio.Task[None] | None = None
 
     def attach(self, tick: Tick, *, limit: int) -> Outbox:
-        """Set the socket up and give it the outbox that all is written through from now on."""
+        """Set the socket up and give it the outbox that all is written through from now on.
+
+        Raises `StreamClosedError` if the client has gone during the handshake.
+        """
+        if self.stream.closed():
+            raise StreamClosedError
         tune(self.stream.socket)
         self.outbox = Outbox(self.stream, tick, limit=limit)
         self._received_at = time.monotonic()

@@ -30,15 +30,19 @@ PAGE = 100
 """How many events a page has."""
 
 FILL = """
-WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows)
-INSERT INTO events (seq, user, committed, instant, tail)
-SELECT i,
-       CAST(iif(i % :every = 0, 'reader', 'user-' || (i * 7919 % :users)) AS BLOB),
-       0, 0,
+WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last)
+INSERT INTO events (user, seq, instant, tail)
+SELECT CAST(iif(i % :every = 0, 'reader', 'user-' || (i * 7919 % :users)) AS BLOB),
+       i, 0,
        CAST('"type":"JOB_COMPLETED","payload":{"jobId":"' || i || '","operation":"submit-order"},'
             || '"timestamp":"2026-01-01T00:00:00.000Z"}' AS BLOB)
 FROM n
 """
+FILL_COMMITS = """
+WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last)
+INSERT INTO commits (seq, user, committed) SELECT i, x'', 0 FROM n
+"""
+BATCH = 10_000
 
 
 def fill(path: Path, rows: int) -> None:
@@ -47,8 +51,17 @@ def fill(path: Path, rows: int) -> None:
     try:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA cache_size = -400000")
-        values = {"rows": rows, "every": rows // OWN, "users": max(1, rows // 1000)}
-        connection.execute(FILL, values)
+        for first in range(1, rows + 1, BATCH):
+            values = {
+                "first": first,
+                "last": min(rows, first + BATCH - 1),
+                "every": rows // OWN,
+                "users": max(1, rows // 1000),
+            }
+            connection.execute("BEGIN")
+            connection.execute(FILL, values)
+            connection.execute(FILL_COMMITS, values)
+            connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
@@ -57,9 +70,7 @@ def fill(path: Path, rows: int) -> None:
 async def read(log: EventLog, after: int) -> tuple[float, float]:
     """Read a page; returns its CPU time and wall time in seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
-    page = await log.page(
-        "reader", after=after, through=log.head, max_events=PAGE, max_bytes=2**20
-    )
+    page = await log.page("reader", after=after, through=log.head, max_events=PAGE, max_bytes=2**20)
     spent = time.process_time() - cpu, time.perf_counter() - wall
     if len(page.events) != PAGE:
         raise SystemExit(f"a page of {len(page.events)} events, expected {PAGE}")
@@ -79,7 +90,9 @@ async def measure(folder: Path, sizes: list[int], rounds: int) -> Table:
                 # Any place of the stream from which a whole page follows.
                 after = random.randrange(OWN - PAGE) * (size // OWN)  # noqa: S311 - no secret
                 times.append(await read(log, after))
-        medians = [[statistics.median(each) for each in zip(*times, strict=True)] for times in spent]
+        medians = [
+            [statistics.median(each) for each in zip(*times, strict=True)] for times in spent
+        ]
     for size, (cpu, wall) in zip(sizes, medians, strict=True):
         table.add_row(
             f"{size:,}",

@@ -480,6 +480,29 @@ async def test_a_device_too_many_is_closed_with_1013_until_another_goes(tmp_path
 
 
 @pytest.mark.gen_test
+async def test_a_client_that_goes_during_the_handshake_leaves_nothing_behind(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with harness(tmp_path) as server:
+        for number in range(60):
+            _, writer = await shake_hands(server, token("u"))
+            if number % 3 == 0:
+                writer.write_eof()
+            elif number % 3 == 1:
+                writer.transport.abort()
+            writer.close()
+        async with await server.connect("u") as device:
+            await device.until("rt.live")
+
+            async def only_this_one_is_left() -> bool:
+                return bool((await server.stats())["connections"]["total"] == 1)
+
+            await eventually(only_this_one_is_left)
+    logged = capfd.readouterr()
+    assert "Traceback" not in logged.out + logged.err
+
+
+@pytest.mark.gen_test
 async def test_a_refused_client_that_goes_on_talking_does_no_harm(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

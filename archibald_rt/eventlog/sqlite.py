@@ -22,7 +22,7 @@ from archibald_rt.events import Emission, Event, content_of, timestamp_of
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# A page of a stream: two runs of one index, merged by seq. Measured flat from 10^3 rows to 10^7.
+# A page of a stream: two runs of one tree, merged by seq. benchmarks/page_cost.py measures it.
 PAGE = """
 SELECT seq, tail, instant FROM events WHERE user = :user AND seq > :after AND seq <= :through
 UNION ALL
@@ -38,7 +38,8 @@ SELECT min(seq) FROM (
 )
 """
 BY_KEY = "SELECT seq, tail FROM events WHERE user = ? AND key = ?"
-INSERT = "INSERT INTO events (seq, user, committed, instant, key, tail) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT = "INSERT INTO events (user, seq, instant, key, tail) VALUES (?, ?, ?, ?, ?)"
+INSERT_COMMIT = "INSERT INTO commits (seq, user, committed) VALUES (?, ?, ?)"
 
 # After these, nothing was stored and the same connection works again once the cause is gone.
 _PASSING = frozenset(
@@ -173,11 +174,14 @@ def _append(
 ) -> tuple[list[list[Stored] | KeyConflict], int]:
     committed = time.time_ns() // 1_000_000
     with _explained():
-        batch = _Batch(connection, head, committed)
+        batch = _Batch(connection, head)
         connection.execute("BEGIN IMMEDIATE")
         try:
             results = [batch.judge(group) for group in groups]
             connection.executemany(INSERT, batch.rows)
+            connection.executemany(
+                INSERT_COMMIT, [(seq, user, committed) for user, seq, *_ in batch.rows]
+            )
             connection.execute("COMMIT")
         except BaseException:
             # What a failed statement left in the open transaction must not commit later.
@@ -194,12 +198,11 @@ class _Batch:
     leaves nothing behind.
     """
 
-    def __init__(self, connection: sqlite3.Connection, head: int, committed: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, head: int) -> None:
         self._connection = connection
-        self._committed = committed
         self._keyed: dict[tuple[bytes, bytes], tuple[int, bytes]] = {}
         self.head = head
-        self.rows: list[tuple[int, bytes, int, int, bytes | None, bytes]] = []
+        self.rows: list[tuple[bytes, int, int, bytes | None, bytes]] = []
 
     def judge(self, group: Sequence[Emission]) -> list[Stored] | KeyConflict:
         """Take up a group's rows, or refuse it for the keys that it uses otherwise."""
@@ -219,7 +222,7 @@ class _Batch:
                     continue
                 keyed[user, key] = (head + 1, emission.tail)
             head += 1
-            rows.append((head, user, self._committed, emission.instant, key, emission.tail))
+            rows.append((user, head, emission.instant, key, emission.tail))
             stored.append(Stored(head, emission.timestamp, duplicate=False))
         if conflicts:
             return KeyConflict(conflicts)

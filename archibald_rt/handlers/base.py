@@ -4,10 +4,12 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
+import structlog
 from tornado.web import HTTPError, RequestHandler
 
 from archibald_rt.auth import BearerTokens, bearer_token
 
+_logger = structlog.stdlib.get_logger("archibald_rt.handlers")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -58,10 +60,16 @@ class BaseHandler(RequestHandler):
             detail = HTTPStatus(status_code).description or HTTPStatus(status_code).phrase
         self.problem(status_code, detail)
 
-    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+    def log_exception(
+        self,
+        typ: Any,  # noqa: ARG002 - the signature is Tornado's
+        value: BaseException | None,
+        tb: Any,  # noqa: ARG002 - as above
+    ) -> None:
         """Log our own faults; what a caller did wrong is in its answer."""
         if not isinstance(value, HTTPError):
-            super().log_exception(typ, value, tb)
+            # Not as Tornado does it, which writes out the request with its query.
+            _logger.error("fault in a handler", request=self._request_summary(), exc_info=value)
 
     def _request_summary(self) -> str:
         # The query may hold a token.

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from tornado.iostream import StreamClosedError
 
 from archibald_rt import timestamps
 from archibald_rt.auth import Identity, bearer_token
@@ -95,8 +96,11 @@ class RealtimeHandler(BaseHandler, SocketHandler):
     def open(self, *_args: str, **_kwargs: str) -> None:
         """Register the device, or close at once."""
         tuning = self._reception.tuning
+        try:
+            self._outbox = self.connection.attach(self._reception.tick, limit=tuning.max_outbox)
+        except StreamClosedError:
+            return
         self._reception.opened(self)
-        self._outbox = self.connection.attach(self._reception.tick, limit=tuning.max_outbox)
         if self._identity is None:
             self.close(CloseCode.POLICY_VIOLATION, "Authentication failed")
             return
@@ -175,11 +179,11 @@ class RealtimeHandler(BaseHandler, SocketHandler):
 
     def check_progress(self, now: float) -> None:
         """End the connection if it is owed something and has stalled."""
-        outbox = self.connection.outbox
-        if not outbox.size:
+        connection = self.connection
+        if not connection.outbox.size or connection.stream.closed():
             self._progress = None
         elif self._progress is None:
-            self._progress = Progress(outbox, self.connection.stream.socket, now=now)
+            self._progress = Progress(connection.outbox, connection.stream.socket, now=now)
         elif self._progress.stalled_for(now) >= self._reception.tuning.stall_timeout:
             self.end(CloseCode.STALLED, "Stalled")
 
