@@ -6,6 +6,7 @@ import sys
 from typing import Any, NoReturn
 
 import click
+
 from _http import Emitter, connection_options, run
 
 
@@ -21,7 +22,7 @@ from _http import Emitter, connection_options, run
 @click.option("--conflate", help="Transient only: a newer one replaces an older one still held.")
 @click.option("--timestamp", help="RFC 3339 with a zone; the server's clock when not given.")
 @click.argument("words", nargs=-1, metavar="[USER] TYPE [PAYLOAD|-]")
-def main(  # noqa: PLR0913 - one parameter an option
+def main(
     url: str,
     token: str,
     words: tuple[str, ...],

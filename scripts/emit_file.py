@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import click
-from _http import Emitter, RefusedError, connection_options, run
 from rich.console import Console
 from rich.progress import Progress
+
+from _http import Emitter, RefusedError, connection_options, run
 
 # The server takes 10,000 emissions a request, and by default 16 MiB.
 _MOST_EVENTS = 10_000

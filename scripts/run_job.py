@@ -5,10 +5,11 @@ import time
 import uuid
 
 import click
-from _http import Emitter, connection_options, run
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
+
+from _http import Emitter, connection_options, run
 
 
 @click.command(help=__doc__)
@@ -23,7 +24,7 @@ from rich.progress import Progress
 )
 @click.option("--fail", is_flag=True, help="Fail half way instead of completing.")
 @click.argument("user")
-def main(  # noqa: PLR0913 - one parameter an option
+def main(
     url: str,
     token: str,
     user: str,
