@@ -1,12 +1,15 @@
 """Listening sockets, by address or by path, and how many descriptors there are for them."""
 
+import asyncio
 import contextlib
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
 
 from archibald_rt.errors import ListenError
@@ -16,6 +19,12 @@ BACKLOG = 4096
 
 RESERVED_DESCRIPTORS = 100
 """Descriptors that are not for devices: the log, the listeners, back ends' connections."""
+
+
+ACCEPT_PAUSE = 1.0
+"""For how many seconds no connection is taken when there is no descriptor for it."""
+
+_logger = structlog.stdlib.get_logger("archibald_rt.listen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,49 @@ def _bind(host: str, port: int) -> Sequence[socket.socket]:
     return sockets
 
 
+class Listener(HTTPServer):
+    """An HTTP server that pauses while the process has no descriptor left.
+
+    Tornado's own goes on trying, and logs a traceback each time round the loop.
+    """
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """Take the connections that come to these sockets, as `TCPServer.add_sockets`."""
+        for listener in sockets:
+            self._sockets[listener.fileno()] = listener
+            self._handlers[listener.fileno()] = self._accept_from(listener)
+
+    def _accept_from(self, listener: socket.socket) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+        pause: asyncio.TimerHandle | None = None
+
+        def accept() -> None:
+            nonlocal pause
+            for _ in range(BACKLOG):
+                try:
+                    connection, address = listener.accept()
+                except (BlockingIOError, InterruptedError):
+                    return
+                except ConnectionAbortedError:
+                    continue
+                except OSError as error:
+                    _logger.warning(
+                        "can't accept, pausing", reason=error.strerror, seconds=ACCEPT_PAUSE
+                    )
+                    loop.remove_reader(listener)
+                    pause = loop.call_later(ACCEPT_PAUSE, loop.add_reader, listener, accept)
+                    return
+                self._handle_connection(connection, address)
+
+        def stop() -> None:
+            if pause is not None:
+                pause.cancel()
+            loop.remove_reader(listener)
+
+        loop.add_reader(listener, accept)
+        return stop
+
+
 def url_of(sockets: Sequence[socket.socket]) -> str:
     """Return the address of listening sockets, such as ``http://127.0.0.1:8080``."""
     name = sockets[0].getsockname()
@@ -73,3 +125,9 @@ def raise_descriptor_limit() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def descriptors_for_devices() -> int:
+    """Return how many devices the limit of file descriptors allows, at least one."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft - RESERVED_DESCRIPTORS)

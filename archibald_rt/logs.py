@@ -100,7 +100,7 @@ def log_request(handler: RequestHandler) -> None:
         "request",
         method=request.method,
         path=request.path,
-        status=handler.get_status(),
+        status=int(handler.get_status()),
         ms=round(request.request_time() * 1000, 1),
         address=request.remote_ip,
     )

@@ -12,9 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from archibald_rt.errors import (
     DrainingError,
     EmissionError,
+    LogBrokenError,
     LogError,
     LogUnavailableError,
     QueueFullError,
@@ -35,6 +38,8 @@ _GROUP_LIMIT = 8 * 1024 * 1024
 
 _LATELY = 0.02
 """How much the last request counts in the average latency: some fifty are remembered."""
+
+_logger = structlog.stdlib.get_logger("archibald_rt.order")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +78,9 @@ class OrderQueue:
         self._probing: asyncio.TimerHandle | None = None
         self._probe_due = False
         self._closing = False
+        # The requests being served, and whether what came of them has become unknowable.
+        self._group: Sequence[_Request] = ()
+        self._broken = False
         self._fault: LogError | None = None
         self.durable = 0
         """How many durable events were committed and dispatched since the start."""
@@ -99,7 +107,7 @@ class OrderQueue:
         `LogUnavailableError` (nothing was stored) or `LogBrokenError` (the outcome is
         unknown). Raises `DrainingError` and `QueueFullError` when nothing was queued.
         """
-        if self._closing:
+        if self._closing or self._broken:
             raise DrainingError("the server is going away")
         size = sum(len(emission.tail) + _OVERHEAD for emission in emissions)
         if self._max_bytes and self._size and self._size + size > self._max_bytes:
@@ -130,16 +138,28 @@ class OrderQueue:
             return
         if (error := server.exception()) is not None:
             # A fault of our own in the middle of the order: nothing can go on after it.
-            self._on_broken(error)
+            self._give_up(error)
         elif self._waiting or self._probe_due:
             self._wake()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Answer all that is left, take nothing more, and have the process ended."""
+        self._broken = True
+        for request in self._group:
+            _fail(request, LogBrokenError(str(error)))
+        for request in self._waiting:
+            _fail(request, LogUnavailableError("the server is going away"))
+        self._waiting.clear()
+        self._on_broken(error)
 
     async def _serve_all(self) -> None:
         while self._waiting or self._probe_due:
             if self._probe_due:
                 await self._probe()
             if self._waiting:
-                await self._serve(self._next_group())
+                self._group = self._next_group()
+                await self._serve(self._group)
+                self._group = ()
 
     def _next_group(self) -> list[_Request]:
         """Take what is to be committed together from the front of the line."""
@@ -182,7 +202,7 @@ class OrderQueue:
         except LogError as error:
             self._failed(error)
             return iter(()), error
-        self._fault = None
+        self._recovered()
         return iter(results), None
 
     async def _dispatch(self, request: _Request, stored: Sequence[Stored]) -> list[Outcome]:
@@ -218,9 +238,11 @@ class OrderQueue:
         return outcomes
 
     def _failed(self, error: LogError) -> None:
+        if self._fault is None:
+            _logger.error("commits fail", reason=str(error))
         self._fault = error
         if not isinstance(error, LogUnavailableError):
-            self._on_broken(error)
+            self._give_up(error)
         elif not self._closing:
             # Behind a balancer that asks /readyz no emit arrives any more to find out by.
             loop = asyncio.get_running_loop()
@@ -243,7 +265,12 @@ class OrderQueue:
         except LogError as error:
             self._failed(error)
         else:
+            self._recovered()
+
+    def _recovered(self) -> None:
+        if self._fault is not None:
             self._fault = None
+            _logger.info("commits work again")
 
 
 def _fail(request: _Request, error: BaseException) -> None:

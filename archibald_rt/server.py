@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
-from tornado.httpserver import HTTPServer
 
 from archibald_rt.app import internal_app, public_app
 from archibald_rt.auth import BearerTokens, TokenVerifier
@@ -18,7 +17,13 @@ from archibald_rt.errors import CloseCode, ConfigError
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
 from archibald_rt.hub import Hub
-from archibald_rt.listen import RESERVED_DESCRIPTORS, Endpoint, raise_descriptor_limit, url_of
+from archibald_rt.listen import (
+    Endpoint,
+    Listener,
+    descriptors_for_devices,
+    raise_descriptor_limit,
+    url_of,
+)
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.reception import ClientMessageHook, Reception, Tuning
@@ -60,17 +65,18 @@ class Server:
         self.shutdown = shutdown
         self.public_url = ""
         self.internal_url = ""
+        self.max_connections = reception.tuning.max_connections
         self._reception = reception
         self._order = order
         self._drain = drain
-        self._http: list[HTTPServer] = []
+        self._http: list[Listener] = []
 
-    def listen(self, public: HTTPServer, internal: HTTPServer, settings: Settings) -> None:
+    def listen(self, public: Listener, internal: Listener, settings: Settings) -> None:
         """Listen on both endpoints. Raises `ListenError`."""
         self.public_url = self._listen(public, settings.server)
         self.internal_url = self._listen(internal, settings.internal)
 
-    def _listen(self, http: HTTPServer, at: ServerSettings | InternalSettings) -> str:
+    def _listen(self, http: Listener, at: ServerSettings | InternalSettings) -> str:
         sockets = Endpoint(at.host, at.port, at.unix_socket, at.unix_socket_mode).bind()
         http.add_sockets(sockets)
         self._http.append(http)
@@ -129,6 +135,8 @@ async def running(
             require_exp=auth.require_exp,
             leeway=auth.leeway,
         )
+        possible = descriptors_for_devices()
+        allowed = min(settings.server.max_connections or possible, possible)
         reception = Reception(
             verifier,
             OriginPolicy(settings.server.allowed_origins),
@@ -141,7 +149,7 @@ async def running(
                 max_outbox=delivery.max_outbox,
                 replay_page=delivery.replay_page,
                 max_client_message=delivery.max_client_message,
-                max_connections=settings.server.max_connections,
+                max_connections=allowed,
                 leeway=auth.leeway,
             ),
             broken=shutdown.broken,
@@ -154,13 +162,13 @@ async def running(
             TransientTypes(settings.events.transient),
             max_event=settings.events.max_event,
         )
-        public = HTTPServer(
+        public = Listener(
             public_app(reception, hub, order, log, stamp),
             idle_connection_timeout=settings.server.handshake_timeout or _INTERNAL_IDLE,
             body_timeout=settings.server.handshake_timeout or None,
             max_body_size=_PUBLIC_BODY,
         )
-        inner = HTTPServer(
+        inner = Listener(
             internal_app(
                 reception,
                 hub,
@@ -213,7 +221,7 @@ async def serve(
             internal=server.internal_url,
             log=str(settings.log.path),
             file_descriptors=limit,
-            connections=max(0, limit - RESERVED_DESCRIPTORS),
+            connections=server.max_connections,
         )
         if on_listening is not None:
             on_listening(settings, server)

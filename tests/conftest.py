@@ -1,4 +1,5 @@
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -25,3 +26,15 @@ def io_loop() -> Iterator[IOLoop]:
 
 async def _settled(tasks: set[asyncio.Task[object]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a test that was skipped has failed: nobody would see that it never runs."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    skipped = reporter.stats.get("skipped", [])
+    if skipped and os.environ.get("CI") == "true" and session.exitstatus == pytest.ExitCode.OK:
+        reporter.write_line(f"{len(skipped)} tests were skipped, which CI doesn't allow", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

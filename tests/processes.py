@@ -81,6 +81,11 @@ class ServerProcess:
         self.public_url = str(self.listening["public"])
         self.internal_url = str(self.listening["internal"])
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def line(self, event: str) -> dict[str, Any]:
         """Return the next log line of this event."""
         assert self._process.stderr is not None

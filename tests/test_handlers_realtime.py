@@ -182,6 +182,14 @@ async def test_subprotocols_without_v2_are_refused_with_400(tmp_path: Path) -> N
 
 
 @pytest.mark.gen_test
+async def test_a_request_that_is_no_upgrade_is_a_problem_document(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        response = await server.get(f"/ws/realtime?token={token('u')}", public=True)
+        assert response.code == 400
+        assert json.loads(response.body)["field"] == "Upgrade"
+
+
+@pytest.mark.gen_test
 async def test_a_foreign_origin_is_refused_with_403_and_logged_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,7 +164,10 @@ async def open_sqlite(path: Path, *, readers: int = 2) -> AsyncIterator[SQLiteLo
 
 
 async def _connect(opener: Callable[[Path], sqlite3.Connection], path: Path) -> _Connection:
-    connection = _Connection(lambda: opener(path), iter_chunk_size=64)
+    # Opened before aiosqlite has it: an opener that fails there leaves a thread behind that
+    # still calls the loop when that is closed.
+    opened = await asyncio.to_thread(opener, path)
+    connection = _Connection(lambda: opened, iter_chunk_size=64)
     await connection
     return connection
 

@@ -72,18 +72,28 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         offered = self._offered()
         if SUBPROTOCOL in offered:
             self._dialect = self._v2
-        elif offered:
-            self.problem(
-                HTTPStatus.BAD_REQUEST,
-                f"Sec-WebSocket-Protocol: expected {SUBPROTOCOL} among them, or none at all",
-                field="Sec-WebSocket-Protocol",
-            )
+        refusal = self._refusal(offered)
+        if refusal is not None:
+            status, detail, field = refusal
+            self.problem(status, f"{field}: {detail}", field=field)
             return
         try:
             self._identity = self._reception.verifier.verify(self._token(offered))
         except AuthError as error:
             self._reception.counters.refused += 1
             _logger.info("device refused", reason=str(error), address=self.request.remote_ip)
+
+    def _refusal(self, offered: list[str]) -> tuple[int, str, str] | None:
+        """Return why there can be no upgrade, as status, detail and header; None if there can."""
+        headers = self.request.headers
+        if headers.get("Upgrade", "").lower() != "websocket":
+            return HTTPStatus.BAD_REQUEST, "expected websocket", "Upgrade"
+        if (origin := headers.get("Origin")) is not None and not self.check_origin(origin):
+            return HTTPStatus.FORBIDDEN, "pages of this origin may not connect", "Origin"
+        if offered and SUBPROTOCOL not in offered:
+            detail = f"expected {SUBPROTOCOL} among them, or none at all"
+            return HTTPStatus.BAD_REQUEST, detail, "Sec-WebSocket-Protocol"
+        return None
 
     def check_origin(self, origin: str) -> bool:
         """Whether a page of this origin may connect."""
