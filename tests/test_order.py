@@ -1,0 +1,236 @@
+"""The order queue over a real log."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from archibald_rt.errors import (
+    DrainingError,
+    EmissionError,
+    LogBrokenError,
+    LogUnavailableError,
+    QueueFullError,
+)
+from archibald_rt.eventlog import KeyConflict, Stored
+from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
+from archibald_rt.events import Emission, Outcome
+from archibald_rt.hub import Hub
+from archibald_rt.order import OrderQueue
+from support import eventually
+
+STAMP = "2026-01-01T00:00:00.000Z"
+
+
+def emission(
+    number: int = 0, *, user: str | None = "u", durable: bool = True, key: str | None = None
+) -> Emission:
+    tail = b'"type":"A","payload":%d,"timestamp":"%b"}' % (number, STAMP.encode())
+    return Emission(user, tail, STAMP, 0, durable, key)
+
+
+class Gate:
+    """The real log behind a gate: an append waits to be let through, or is made to fail."""
+
+    def __init__(self, log: SQLiteLog) -> None:
+        self._log = log
+        self.open = asyncio.Event()
+        self.open.set()
+        self.groups: list[int] = []
+        self.probes = 0
+        self.failing: Exception | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._log, name)
+
+    async def append(
+        self, groups: Sequence[Sequence[Emission]]
+    ) -> list[list[Stored] | KeyConflict]:
+        self.groups.append(len(groups))
+        await self.open.wait()
+        if self.failing is not None:
+            raise self.failing
+        return await self._log.append(groups)
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if self.failing is not None:
+            raise self.failing
+        await self._log.probe()
+
+
+class Line:
+    """An order queue with its log and hub, and what it was told to be broken by."""
+
+    def __init__(self, log: SQLiteLog, *, max_bytes: int = 0) -> None:
+        self.log = Gate(log)
+        self.hub = Hub(log.head, recent=1000)
+        self.broken: list[BaseException] = []
+        self.order = OrderQueue(
+            self.log,  # type: ignore[arg-type]  # what it does not define, it passes on
+            self.hub,
+            max_bytes=max_bytes,
+            on_broken=self.broken.append,
+            probe_every=0.01,
+        )
+
+    def submit(self, *emissions: Emission) -> "asyncio.Future[list[Outcome]]":
+        return self.order.submit(emissions)
+
+
+@asynccontextmanager
+async def line(folder: Path, *, max_bytes: int = 0) -> AsyncIterator[Line]:
+    async with open_sqlite(folder / "events.db") as log:
+        made = Line(log, max_bytes=max_bytes)
+        yield made
+        made.log.open.set()
+        await made.order.close()
+
+
+@pytest.mark.gen_test
+async def test_what_queues_during_a_commit_is_the_next_group(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        made.log.open.clear()
+        first = made.submit(emission())
+        await eventually(lambda: made.log.groups == [1])
+        others = [made.submit(emission(number)) for number in range(5)]
+        made.log.open.set()
+        seqs = [(await answer)[0].seq for answer in (first, *others)]
+        assert seqs == [1, 2, 3, 4, 5, 6]
+        assert made.log.groups == [1, 5]
+
+
+@pytest.mark.gen_test
+async def test_answers_come_in_order_and_only_after_the_commit(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        made.log.open.clear()
+        order: list[int] = []
+        answers = [made.submit(emission(number, durable=number % 2 == 0)) for number in range(6)]
+        for answer in answers:
+            answer.add_done_callback(lambda done: order.append(answers.index(done)))
+        await eventually(lambda: made.log.groups)
+        assert order == []
+        made.log.open.set()
+        await asyncio.gather(*answers)
+        await eventually(lambda: order == [0, 1, 2, 3, 4, 5])
+
+
+@pytest.mark.gen_test
+async def test_a_transient_one_that_is_first_waits_for_no_commit(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        made.log.open.clear()
+        transient = made.submit(emission(durable=False))
+        durable = made.submit(emission())
+        assert (await transient)[0].seq is None
+        assert not durable.done()
+
+
+@pytest.mark.gen_test
+async def test_a_transient_one_behind_a_durable_one_waits_its_turn(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        made.log.open.clear()
+        durable = made.submit(emission())
+        await eventually(lambda: made.log.groups)
+        transient = made.submit(emission(durable=False))
+        made.log.open.set()
+        await transient
+        assert durable.done()
+
+
+@pytest.mark.gen_test
+async def test_a_refused_request_takes_nobody_with_it(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        await made.submit(emission(1, key="k"))
+        made.log.open.clear()
+        blocking = made.submit(emission())
+        await eventually(lambda: len(made.log.groups) == 2)
+        before = made.submit(emission(2))
+        refused = made.submit(emission(3), emission(4, durable=False), emission(5, key="k"))
+        after = made.submit(emission(6))
+        made.log.open.set()
+        with pytest.raises(EmissionError) as caught:
+            await refused
+        assert caught.value.status == 409
+        assert caught.value.indexes == (2,)
+        assert [(await a)[0].seq for a in (blocking, before, after)] == [2, 3, 4]
+
+
+@pytest.mark.gen_test
+async def test_while_commits_fail_transient_ones_go_on_and_a_probe_finds_the_end(
+    tmp_path: Path,
+) -> None:
+    async with line(tmp_path) as made:
+        made.log.failing = LogUnavailableError("the disk is full")
+        mixed = made.submit(emission(durable=False), emission())
+        with pytest.raises(LogUnavailableError):
+            await mixed
+        assert str(made.order.fault) == "the disk is full"
+        assert (await made.submit(emission(durable=False)))[0].durable is False
+        await eventually(lambda: made.log.probes > 1)
+        assert made.order.fault is not None
+        made.log.failing = None
+        await eventually(lambda: made.order.fault is None)
+        assert (await made.submit(emission()))[0].seq == 1
+        assert made.broken == []
+
+
+@pytest.mark.gen_test
+async def test_a_broken_log_is_said_once_and_nothing_is_committed_after_it(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        made.log.open.clear()
+        made.log.failing = LogBrokenError("fsync failed")
+        unknown = made.submit(emission())
+        await eventually(lambda: made.log.groups)
+        waiting = made.submit(emission())
+        made.log.open.set()
+        with pytest.raises(LogBrokenError, match="fsync failed"):
+            await unknown
+        made.log.failing = None
+        with pytest.raises(LogUnavailableError):
+            await waiting
+        with pytest.raises(DrainingError):
+            made.submit(emission())
+        assert [str(error) for error in made.broken] == ["fsync failed"]
+        assert made.log.head == 0
+
+
+@pytest.mark.gen_test
+async def test_a_fault_of_the_dispatch_leaves_no_caller_waiting(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+
+        async def fail(emission: Emission, seq: int | None) -> int:
+            raise ValueError(f"a fault of our own at {seq}: {emission}")
+
+        made.hub.dispatch = fail  # type: ignore[method-assign]  # a fault has to come from somewhere
+        first, second = made.submit(emission()), made.submit(emission())
+        with pytest.raises(LogBrokenError):
+            await first
+        with pytest.raises((LogBrokenError, LogUnavailableError)):
+            await second
+        assert len(made.broken) == 1
+
+
+@pytest.mark.gen_test
+async def test_the_line_is_bounded_in_bytes(tmp_path: Path) -> None:
+    async with line(tmp_path, max_bytes=2000) as made:
+        made.log.open.clear()
+        accepted = [made.submit(emission(number)) for number in range(3)]
+        with pytest.raises(QueueFullError):
+            made.submit(emission())
+        made.log.open.set()
+        await asyncio.gather(*accepted)
+        await eventually(lambda: made.order.size == 0)
+        await made.submit(emission())
+
+
+@pytest.mark.gen_test
+async def test_a_closed_line_finishes_what_it_holds_and_takes_nothing_more(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        answers = [made.submit(emission(number)) for number in range(3)]
+        await made.order.close()
+        assert all(answer.done() for answer in answers)
+        with pytest.raises(DrainingError):
+            made.submit(emission())
+        await made.order.close()
