@@ -7,61 +7,31 @@ its bytes.
 
 import re
 from collections.abc import Callable, Container, Sequence
-from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET
 
 from archibald_rt import timestamps
+from archibald_rt.bodies import (
+    CONTROL,
+    MAX_NESTING,
+    BroadcastBody,
+    EmissionBody,
+    decode_batch,
+    decode_broadcast,
+    decode_emission,
+)
 from archibald_rt.errors import EmissionError
 from archibald_rt.events import Emission, make_tail
 
 MAX_EMISSIONS = 10_000
 """How many emissions one request may hold after expanding ``userIds``."""
 
-MAX_NESTING = 500
-"""How deep a payload's arrays and objects may be nested."""
-
 RESERVED_PREFIX = "rt."
 """Types that begin so are the server's own."""
 
-# How much of an unknown key is told back.
-_KEY_SHOWN = 100
-
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-# "Object contains unknown field `x`", "Object missing required field `x`"
-_NAMED_FIELD = re.compile("field `(.*)`", re.DOTALL)
-
-_T = TypeVar("_T")
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
-
-UserId = Annotated[str, Meta(min_length=1, max_length=256)]
-EventType = Annotated[str, Meta(min_length=1, max_length=128)]
-Key = Annotated[str, Meta(min_length=1, max_length=200)]
-
-
-class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /internal/broadcast``."""
-
-    type: EventType
-    payload: Raw = Raw(b"null")
-    timestamp: str | UnsetType = UNSET
-    durable: bool | UnsetType = UNSET
-    key: Key | UnsetType = UNSET
-    conflate: Key | UnsetType = UNSET
-
-
-class EmissionBody(BroadcastBody, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /internal/emit``, or one item of a batch."""
-
-    userId: UserId | UnsetType = UNSET  # noqa: N815 - the name on the wire
-    userIds: Annotated[list[UserId], Meta(min_length=1)] | UnsetType = UNSET  # noqa: N815 - as above
-
-
-_emission = msgspec.json.Decoder(EmissionBody)
-_batch = msgspec.json.Decoder(list[EmissionBody])
-_broadcast = msgspec.json.Decoder(BroadcastBody)
 
 
 class EmissionReader:
@@ -86,9 +56,9 @@ class EmissionReader:
         """
         _check_utf8(body)
         if body.lstrip()[:1] == b"[":
-            items = _decode(_batch, body)
+            items = decode_batch(body)
             return self._expand(items, _item_path), True
-        item = _decode(_emission, body)
+        item = decode_emission(body)
         return self._expand([item], _no_path), item.userIds is not UNSET
 
     def read_lines(self, body: bytes) -> list[Emission]:
@@ -98,15 +68,13 @@ class EmissionReader:
         """
         _check_utf8(body)
         lines = [line for line in body.split(b"\n") if line.strip()]
-        items = [
-            _decode(_emission, line, path=_item_path(index)) for index, line in enumerate(lines)
-        ]
+        items = [decode_emission(line, path=_item_path(index)) for index, line in enumerate(lines)]
         return self._expand(items, _item_path)
 
     def read_broadcast(self, body: bytes) -> Emission:
         """Read a JSON body of ``/internal/broadcast``. Raises `EmissionError`."""
         _check_utf8(body)
-        item = _decode(_broadcast, body)
+        item = decode_broadcast(body)
         return self._emission(item, None, *self._content(item, ""), path="")
 
     def _expand(
@@ -130,7 +98,7 @@ class EmissionReader:
 
     def _content(self, item: BroadcastBody, path: str) -> tuple[bytes, str, int]:
         """Check what the item says of the event itself; return tail, timestamp and instant."""
-        if _CONTROL.search(item.type):
+        if CONTROL.search(item.type):
             raise _bad(path, "type", "expected no control characters")
         if item.type.startswith(RESERVED_PREFIX):
             raise _bad(path, "type", f"types that begin with {RESERVED_PREFIX} are reserved")
@@ -179,7 +147,7 @@ class EmissionReader:
         if conflate is not None and durable:
             raise _bad(path, "conflate", "only a transient event can conflate, this one is durable")
         for name, value in (("key", key), ("conflate", conflate)):
-            if value is not None and _CONTROL.search(value):
+            if value is not None and CONTROL.search(value):
                 raise _bad(path, name, "expected no control characters")
         return Emission(user, tail, timestamp, instant, durable, key, conflate)
 
@@ -188,7 +156,7 @@ def _users(item: EmissionBody, path: str) -> list[str]:
     if item.userId is not UNSET:
         if item.userIds is not UNSET:
             raise _bad(path, "userIds", "expected either userId or userIds, not both")
-        if _CONTROL.search(item.userId):
+        if CONTROL.search(item.userId):
             raise _bad(path, "userId", "expected no control characters")
         return [item.userId]
     if item.userIds is UNSET:
@@ -197,7 +165,7 @@ def _users(item: EmissionBody, path: str) -> list[str]:
     for index, user in enumerate(item.userIds):
         if user in seen:
             raise _bad(path, f"userIds[{index}]", "this user stands in the list twice")
-        if _CONTROL.search(user):
+        if CONTROL.search(user):
             raise _bad(path, f"userIds[{index}]", "expected no control characters")
         seen.add(user)
     return item.userIds
@@ -238,36 +206,3 @@ def _no_path(_index: int) -> str:
 def _bad(path: str, name: str, expected: str, *, status: int = 400) -> EmissionError:
     field = f"{path}.{name}" if path else name
     return EmissionError(f"{field}: {expected}", field=field, status=status)
-
-
-def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes, *, path: str = "") -> _T:
-    try:
-        return decoder.decode(data)
-    except msgspec.ValidationError as error:
-        raise _refused(str(error), path) from None
-    except RecursionError:
-        raise EmissionError(
-            f"{path or 'the body'}: nested deeper than {MAX_NESTING} levels", field=path
-        ) from None
-    except UnicodeDecodeError:
-        raise EmissionError(f"{path or 'the body'}: an unpaired surrogate", field=path) from None
-    except msgspec.DecodeError as error:
-        detail = str(error)
-        if "truncated" in detail:
-            detail += ", or holds an unpaired surrogate"
-        raise EmissionError(f"{path or 'the body'}: {detail}", field=path) from None
-
-
-def _refused(message: str, path: str) -> EmissionError:
-    """Turn what msgspec says of a value into a field's path and a sentence."""
-    expected, _, at = message.partition(" - at `$")
-    place = path + at.rstrip("`")
-    name = _NAMED_FIELD.search(expected)
-    if name is not None:
-        # An unknown key may be of any length and hold anything.
-        shown = _CONTROL.sub("?", name[1])[:_KEY_SHOWN]
-        place = f"{place}.{shown}"
-        expected = expected[: name.start(1)] + shown
-    place = place.removeprefix(".")
-    expected = expected.replace("`", "")
-    return EmissionError(f"{place}: {expected}" if place else expected, field=place)

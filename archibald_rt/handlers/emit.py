@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from tornado.web import stream_request_body
 
 from archibald_rt.auth import BearerTokens
+from archibald_rt.bodies import ResultBody, ResultsBody
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.errors import (
     DrainingError,
@@ -27,22 +27,6 @@ _JSON, _NDJSON = "application/json", "application/x-ndjson"
 # Tornado ends a connection over a body beyond its own bound without a word, so that bound is
 # out of reach and the count is kept here.
 _UNBOUNDED = 2**62
-
-
-class ResultBody(msgspec.Struct, frozen=True):
-    """What became of one emission."""
-
-    id: str | None
-    timestamp: str
-    durable: bool
-    duplicate: bool
-    delivered: int
-
-
-class ResultsBody(msgspec.Struct, frozen=True):
-    """What became of a batch, flat and in order."""
-
-    results: list[ResultBody]
 
 
 @stream_request_body

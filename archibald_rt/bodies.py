@@ -1,0 +1,116 @@
+"""The JSON bodies of the internal listener: their types, and what is wrong with one. No I/O.
+
+The types say what is allowed by themselves; what no type can say, `emissions` checks.
+"""
+
+import re
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from archibald_rt.errors import EmissionError
+
+MAX_NESTING = 500
+"""How deep a payload's arrays and objects may be nested."""
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""Finds a control character (Unicode's category Cc)."""
+
+# How much of an unknown key is told back.
+_KEY_SHOWN = 100
+# "Object contains unknown field `x`", "Object missing required field `x`"
+_NAMED_FIELD = re.compile("field `(.*)`", re.DOTALL)
+
+_T = TypeVar("_T")
+
+UserId = Annotated[str, Meta(min_length=1, max_length=256)]
+EventType = Annotated[str, Meta(min_length=1, max_length=128)]
+Key = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /internal/broadcast``."""
+
+    type: EventType
+    payload: Raw = Raw(b"null")
+    timestamp: str | UnsetType = UNSET
+    durable: bool | UnsetType = UNSET
+    key: Key | UnsetType = UNSET
+    conflate: Key | UnsetType = UNSET
+
+
+class EmissionBody(BroadcastBody, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /internal/emit``, or one item of a batch."""
+
+    userId: UserId | UnsetType = UNSET  # noqa: N815 - the name on the wire
+    userIds: Annotated[list[UserId], Meta(min_length=1)] | UnsetType = UNSET  # noqa: N815 - as above
+
+
+class ResultBody(msgspec.Struct, frozen=True):
+    """What became of one emission."""
+
+    id: str | None
+    timestamp: str
+    durable: bool
+    duplicate: bool
+    delivered: int
+
+
+class ResultsBody(msgspec.Struct, frozen=True):
+    """What became of a batch, flat and in order."""
+
+    results: list[ResultBody]
+
+
+_emission = msgspec.json.Decoder(EmissionBody)
+_batch = msgspec.json.Decoder(list[EmissionBody])
+_broadcast = msgspec.json.Decoder(BroadcastBody)
+
+
+def decode_emission(data: bytes, *, path: str = "") -> EmissionBody:
+    """Decode one emission; ``path`` is its place in the request. Raises `EmissionError`."""
+    return _decode(_emission, data, path)
+
+
+def decode_batch(data: bytes) -> list[EmissionBody]:
+    """Decode an array of emissions. Raises `EmissionError`."""
+    return _decode(_batch, data)
+
+
+def decode_broadcast(data: bytes) -> BroadcastBody:
+    """Decode an emission without a user. Raises `EmissionError`."""
+    return _decode(_broadcast, data)
+
+
+def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes, path: str = "") -> _T:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise _refused(str(error), path) from None
+    except RecursionError:
+        raise EmissionError(
+            f"{path or 'the body'}: nested deeper than {MAX_NESTING} levels", field=path
+        ) from None
+    except UnicodeDecodeError:
+        raise EmissionError(f"{path or 'the body'}: an unpaired surrogate", field=path) from None
+    except msgspec.DecodeError as error:
+        detail = str(error)
+        if "truncated" in detail:
+            detail += ", or holds an unpaired surrogate"
+        raise EmissionError(f"{path or 'the body'}: {detail}", field=path) from None
+
+
+def _refused(message: str, path: str) -> EmissionError:
+    """Turn what msgspec says of a value into a field's path and a sentence."""
+    expected, _, at = message.partition(" - at `$")
+    place = path + at.rstrip("`")
+    name = _NAMED_FIELD.search(expected)
+    if name is not None:
+        # An unknown key may be of any length and hold anything.
+        shown = CONTROL.sub("?", name[1])[:_KEY_SHOWN]
+        place = f"{place}.{shown}"
+        expected = expected[: name.start(1)] + shown
+    place = place.removeprefix(".")
+    expected = expected.replace("`", "")
+    return EmissionError(f"{place}: {expected}" if place else expected, field=place)
