@@ -172,3 +172,37 @@ class Frames:
         if frame is None:
             frame = self._built[key] = dialect.transient(self._tail)
         return frame
+
+
+class _Message(msgspec.Struct):
+    type: str
+
+
+class _AuthPayload(msgspec.Struct):
+    token: str
+
+
+class _AuthMessage(msgspec.Struct):
+    payload: _AuthPayload
+
+
+_message = msgspec.json.Decoder(_Message)
+_auth_message = msgspec.json.Decoder(_AuthMessage)
+# What a decoder raises on a text of any kind; the last two on nesting and on lone surrogates.
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
+
+
+def type_of(message: str) -> str | None:
+    """Return the type of a client's message; None if it is no JSON object with one."""
+    try:
+        return _message.decode(message).type
+    except _UNREADABLE:
+        return None
+
+
+def token_of(message: str) -> str:
+    """Return the token of a client's ``rt.auth``, empty if there is none to be read."""
+    try:
+        return _auth_message.decode(message).payload.token
+    except _UNREADABLE:
+        return ""
