@@ -1,0 +1,869 @@
+"""What the property tests hold the server's core against.
+
+A world is one log, one hub, their order queue and their devices, with outboxes that end in a
+list and a log whose calls complete when they are told to; and it knows what each device is owed.
+
+The hub, the order queue, the sessions and the SQLite log are the real ones.
+"""
+
+import asyncio
+import json
+import sqlite3
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archibald_rt import timestamps
+from archibald_rt.emissions import EmissionReader
+from archibald_rt.errors import EmissionError, LogUnavailableError
+from archibald_rt.eventlog import KeyConflict, Page, Stored, schema
+from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
+from archibald_rt.events import (
+    EARLIEST,
+    Cursor,
+    Emission,
+    Outcome,
+    TransientTypes,
+    content_of,
+    timestamp_of,
+)
+from archibald_rt.hub import Hub
+from archibald_rt.order import OrderQueue
+from archibald_rt.protocol import V1, V2, Frames
+from archibald_rt.session import Resume, Session
+from archibald_rt.timestamps import Stamper
+from turns import PATIENCE, FakeOutbox, TurnLoop, messages_in
+
+TURNS = 20_000
+"""Within how many turns of the loop everything has to settle."""
+
+HELD_LIMIT = 64 * 1024
+"""How many bytes of transient events are held for a device that is behind."""
+
+
+@dataclass(eq=False)
+class Prune:
+    """One deletion of rows: when it was begun, and when it was known to be done."""
+
+    started: int
+    done: int | None = None
+
+
+@dataclass(eq=False)
+class Row:
+    """A durable event that is, or was, in the file."""
+
+    seq: int
+    user: str | None
+    key: str | None
+    tail: bytes
+    prune: Prune | None = None
+
+    @property
+    def index(self) -> int:
+        return index_of(timestamp_of(self.tail))
+
+    @property
+    def instant(self) -> int:
+        return timestamps.parse(timestamp_of(self.tail))
+
+    def gone(self, tick: int) -> bool:
+        """Whether it may have been deleted by then."""
+        return self.prune is not None and self.prune.started <= tick
+
+    def surely_gone(self, tick: int) -> bool:
+        """Whether it was deleted by then for sure."""
+        return self.prune is not None and self.prune.done is not None and self.prune.done <= tick
+
+
+def stamp(second: int, index: int) -> str:
+    """Return the timestamp of the emission `index`: its decimals tell which one it is."""
+    return f"2026-01-01T00:00:{second:02d}.{index:09d}Z"
+
+
+def index_of(timestamp: str) -> int:
+    """Return which emission a timestamp belongs to."""
+    return int(timestamp[20:29])
+
+
+@dataclass(eq=False)
+class Request:
+    """What one emitter asked for at once."""
+
+    emissions: list[Emission]
+    submitted: int = 0
+    answered: int | None = None
+    outcomes: list[Outcome] | None = None
+    error: BaseException | None = None
+
+    @property
+    def stored(self) -> list[tuple[Emission, Outcome]]:
+        """The emissions that were stored for this request, in order."""
+        pairs = zip(self.emissions, self.outcomes or [], strict=self.outcomes is not None)
+        return [(e, o) for e, o in pairs if o.durable and not o.duplicate]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A message as it was put into an outbox, and what was so at that moment."""
+
+    tick: int
+    text: bytes
+    message: dict[str, Any]
+    offered: bool
+    dispatched: int
+    page_tick: int
+
+
+class WatchedSession(Session):
+    """A session that says which transient events it was handed."""
+
+    device: "Device"
+
+    def deliver_transient(self, frames: Frames, conflate: str | None) -> bool:
+        taken = super().deliver_transient(frames, conflate)
+        text = next(messages_in(frames.transient(self.dialect)))
+        self.device.handed(
+            index_of(json.loads(text)["timestamp"]), frames.size, conflate, taken=taken
+        )
+        return taken
+
+
+@dataclass
+class Place:
+    """How a device asks to begin."""
+
+    kind: str = "live"
+    """``live``, ``earliest``, ``seq``, ``text``, ``again`` or ``instant``."""
+    number: int = 0
+    text: str = ""
+
+
+class Device:
+    """One connection, and a simple notion of what it must be told."""
+
+    def __init__(
+        self,
+        world: "World",
+        user: str,
+        *,
+        v2: bool,
+        place: Place,
+        limit: int,
+        page_events: int,
+        flowing: bool,
+    ) -> None:
+        self.world = world
+        self.user = user
+        self.v2 = v2
+        self.place = place
+        self.limit = limit
+        self.seen: list[Seen] = []
+        self.indexes: set[int] = set()
+        self.offered: list[int] = []
+        self.page_tick = 0
+        self.gone = False
+        self.dropped = 0
+        self.handed_to: set[int] = set()
+        self._held: list[tuple[int, int, str | None]] = []
+        self._page_events = page_events
+        self._flowing = flowing
+        self.session: WatchedSession | None = None
+
+    def connect(self) -> None:
+        """Register and start, as a handler does: in one turn of the loop."""
+        world = self.world
+        self.connected = world.tick()
+        self.registered_at = world.hub.dispatched
+        self.resume = self._resume()
+        self.outbox = FakeOutbox(self.limit, flowing=self._flowing, put=self._put)
+        session = WatchedSession(
+            self.user,
+            world.v2 if self.v2 else world.v1,
+            self.outbox,
+            world.hub,
+            LogView(world, self),
+            connection="c",
+            heartbeat=30.0,
+            page_events=self._page_events,
+            page_bytes=self.limit // 2,
+            end=world.loop.faults.append,
+        )
+        session.device = self
+        self.session = session
+        world.hub.register(session)
+        session.start(self.resume)
+
+    def drop(self) -> None:
+        """End the connection; doing it again does nothing."""
+        if self.session is not None and not self.gone:
+            self.gone = True
+            self.world.hub.unregister(self.session)
+            self.outbox.close()
+
+    def read_on(self) -> None:
+        """Let all that is written leave its outbox from now on."""
+        if self.connected_now:
+            self.outbox.flow(flowing=True)
+
+    @property
+    def connected_now(self) -> bool:
+        return self.session is not None and not self.gone
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is live and has all that was written."""
+        if self.gone:
+            return True
+        return self.session is not None and self.session.live and not self.outbox.size
+
+    def last_id(self) -> str | None:
+        """Return the cursor its client would hand back: of what has left the outbox whole."""
+        if self.session is None:
+            return None
+        for seen in reversed(self.seen[: self.outbox.drained]):
+            if "id" in seen.message:
+                return str(seen.message["id"])
+            if seen.message["type"] == "rt.welcome":
+                return str(seen.message["payload"]["cursor"])
+        return None
+
+    def handed(self, index: int, size: int, conflate: str | None, *, taken: bool) -> None:
+        """Note a transient event that the hub handed over; held, unless it was taken."""
+        self.handed_to.add(index)
+        if taken:
+            assert self.offered[-1:] == [index], "said to be in the outbox, and is not"
+        elif not self.gone:
+            if conflate is not None:
+                self._held = [each for each in self._held if each[2] != conflate]
+            self._held.append((index, size, conflate))
+            while sum(each[1] for each in self._held) > HELD_LIMIT:
+                self._held.pop(0)
+                self.dropped += 1
+
+    def _resume(self) -> Resume:
+        place, world = self.place, self.world
+        if place.kind == "live":
+            return Resume()
+        if place.kind == "instant":
+            return Resume(later_than=timestamps.parse(stamp(place.number, 0)[:19] + ".9Z"))
+        if place.kind == "earliest":
+            return Resume(event_id=EARLIEST)
+        if place.kind == "text":
+            return Resume(event_id=place.text)
+        if place.kind == "again":
+            others = [each for each in world.devices if each.v2 and each.user == self.user]
+            before = others[place.number % len(others)].last_id()
+            return Resume(event_id=before or EARLIEST)
+        # Places a little above what was dispatched are from the future.
+        seq = place.number * (world.hub.dispatched + 3) // 30
+        return Resume(event_id=str(Cursor(world.log.epoch, seq)))
+
+    def _put(self, text: bytes, offered: bool) -> bool:  # noqa: FBT001 - the outbox's callback
+        """Note a message; says whether it had been held. What can only be seen now is checked."""
+        assert self.session is not None
+        world = self.world
+        message = json.loads(text)
+        self.seen.append(
+            Seen(world.tick(), text, message, offered, world.hub.dispatched, self.page_tick)
+        )
+        held = False
+        if not message["type"].startswith("rt."):
+            index = index_of(message["timestamp"])
+            self.indexes.add(index)
+            if offered:
+                self.offered.append(index)
+            if world.durable[index]:
+                world.assert_committed(index, self.user)
+            elif not offered:
+                held = True
+                kept = [each for each in self._held if each[0] != index]
+                assert len(kept) < len(self._held), f"transient {index} was not held any more"
+                self._held = kept
+        self._assert_bounded()
+        return held
+
+    def _assert_bounded(self) -> None:
+        held, other = self.outbox.waiting
+        largest = max((len(seen.text) for seen in self.seen[self.outbox.drained :]), default=0)
+        assert held <= HELD_LIMIT, "more was held than may be"
+        assert other <= self.limit + self.limit // 2 + largest, "the outbox is over its bound"
+
+    # -- What was written, looked at afterwards ------------------------------------------
+
+    def check(self, *, settled: bool) -> None:
+        """Compare all that was written with what was to be."""
+        if self.session is None:
+            return
+        if self.v2:
+            self._check_v2(settled=settled)
+        else:
+            self._check_v1(settled=settled)
+        events = sum(not seen.message["type"].startswith("rt.") for seen in self.seen)
+        assert self.session.sent == events
+        assert self.session.dropped == self.dropped
+        if settled and not self.gone:
+            assert self.session.live
+            assert not self._held, f"never written: {self._held}"
+
+    def _check_v1(self, *, settled: bool) -> None:
+        stream = self.world.stream(self.user)
+        after = self.resume.later_than
+        owed = [
+            row
+            for row in stream
+            if row.seq > self.registered_at or (after is not None and row.instant > after)
+        ]
+        places = {row.index: place for place, row in enumerate(owed)}
+        place, last = -1, -1
+        for seen in self.seen:
+            assert list(seen.message) == ["type", "payload", "timestamp"]
+            index = self.check_event(seen, b"{", last)
+            if self.world.durable[index]:
+                assert index in places, "a durable event it was not to get"
+                for row in owed[place + 1 : places[index]]:
+                    assert row.gone(seen.tick), f"{row.seq} was left out"
+                place = places[index]
+            last = index
+        if settled and not self.gone:
+            for row in owed[place + 1 :]:
+                assert row.gone(self.world.now), f"{row.seq} was left out"
+
+    def _check_v2(self, *, settled: bool) -> None:
+        stream = self.world.stream(self.user)
+        if not self.seen:
+            assert self.gone or not settled
+            return
+        walk = _Walk(self, stream, self._check_welcome(stream, self.seen[0]))
+        rest = self.seen[1:]
+        if (reason := self._reason(self.seen[0])) is not None and rest:
+            gap = rest.pop(0).message
+            assert gap["type"] == "rt.gap"
+            assert gap["payload"] == {
+                "requested": str(self.resume.event_id)[:200],
+                "missingThrough": None,
+                "reason": reason,
+            }
+        if not self.resume:
+            assert rest[0].message["type"] == "rt.live"
+        for seen in rest:
+            walk.step(seen)
+        if settled and not self.gone:
+            assert walk.live, "rt.live never came"
+            walk.assert_told(self.world.hub.dispatched, self.world.now)
+
+    def check_event(self, seen: Seen, head: bytes, last: int) -> int:
+        """Check an event's bytes, its place after the one before, and whose it is."""
+        index = index_of(seen.message["timestamp"])
+        users, tail = self.world.made[index]
+        assert seen.text == head + tail
+        assert self.user in users or None in users, "an event of another user"
+        assert index > last, f"{index} was overtaken, or came twice"
+        return index
+
+    def _reason(self, welcome: Seen) -> str | None:
+        text = self.resume.event_id
+        if text is None or text == EARLIEST:
+            return None
+        cursor = Cursor.parse(text)
+        if cursor is None or cursor.epoch != self.world.log.epoch:
+            return "epoch"
+        # Its place is looked up between the connect and the welcome.
+        if cursor.seq <= self.registered_at:
+            return None
+        if cursor.seq > welcome.dispatched:
+            return "ahead"
+        return None if welcome.message["payload"]["cursor"] == text else "ahead"
+
+    def _check_welcome(self, stream: Sequence[Row], welcome: Seen) -> int:
+        assert welcome.message["type"] == "rt.welcome"
+        payload = welcome.message["payload"]
+        assert payload["replay"] is bool(self.resume)
+        position = self.world.seq(payload["cursor"])
+        if not self.resume:
+            assert position == self.registered_at
+        elif self.resume.event_id != EARLIEST and self._reason(welcome) is None:
+            assert payload["cursor"] == self.resume.event_id
+        else:
+            # Just below what was the first retained at some moment since the connect.
+            allowed, all_gone = set(), True
+            for row in stream:
+                if row.seq > self.registered_at or not all_gone:
+                    break
+                if not row.surely_gone(self.connected):
+                    allowed.add(row.seq - 1)
+                all_gone = row.gone(welcome.tick)
+            if all_gone:
+                allowed.add(self.registered_at)
+            assert position in allowed, f"welcomed at {position}, not in {allowed}"
+        return position
+
+
+class _Walk:
+    """Goes over what a v2 device was written after its welcome, a message at a time."""
+
+    def __init__(self, device: Device, stream: Sequence[Row], position: int) -> None:
+        self.live = False
+        self._device = device
+        self._world = device.world
+        self._stream = stream
+        self._rows = {row.seq: row for row in stream}
+        self._position = position
+        self._told = 0
+        self._lost: set[int] = set()
+        self._count = 0
+        self._last = -1
+
+    def step(self, seen: Seen) -> None:
+        if seen.message["type"] == "rt.gap":
+            self._gap(seen)
+        elif seen.message["type"] == "rt.live":
+            assert not self.live, "rt.live came twice"
+            self.live = True
+            cursor = self._world.cursor(self._position)
+            assert seen.message["payload"] == {"cursor": cursor, "replayed": self._count}
+            self.assert_told(seen.dispatched, seen.tick)
+        elif "id" in seen.message:
+            self._durable(seen)
+        else:
+            self._last = self._device.check_event(seen, b"{", self._last)
+            assert not self._world.durable[self._last]
+
+    def assert_told(self, through: int, tick: int) -> None:
+        """Check that what was left out after the position is gone, and was told."""
+        for row in self._after_position():
+            if row.seq > through:
+                break
+            assert row.gone(tick), f"{row.seq} was left out"
+            assert row.seq <= self._told, f"the loss of {row.seq} was not told"
+
+    def _gap(self, seen: Seen) -> None:
+        payload = seen.message["payload"]
+        assert payload["reason"] == "expired"
+        assert payload["requested"] == self._world.cursor(self._position)
+        missing = self._world.seq(payload["missingThrough"])
+        assert missing > max(self._position, self._told), "a loss was told that is none, or twice"
+        assert missing in self._rows, "the loss is not of this stream"
+        assert self._rows[missing].gone(seen.tick), "a loss was told of what is there"
+        self._told = missing
+        self._lost.add(missing)
+
+    def _durable(self, seen: Seen) -> None:
+        seq = self._world.seq(seen.message["id"])
+        prev = self._world.cursor(self._position)
+        head = f'{{"id":"{self._world.cursor(seq)}","prev":"{prev}",'
+        assert seq > self._position, "a durable event came twice, or too late"
+        assert seq in self._rows, "a durable event of another stream"
+        assert seq not in self._lost, "a loss was told of an event that came"
+        self._last = self._device.check_event(seen, head.encode(), self._last)
+        assert self._rows[seq].index == self._last
+        self.assert_told(seq - 1, seen.tick)
+        if not seen.offered:
+            # All that was gone when its page was read has to be told before it.
+            for row in self._after_position():
+                if row.surely_gone(seen.page_tick):
+                    assert row.seq <= self._told, f"the loss of {row.seq} was told too late"
+        self._position = seq
+        self._count += 1
+
+    def _after_position(self) -> Sequence[Row]:
+        return self._stream[bisect_right(self._stream, self._position, key=_seq) :]
+
+
+def _seq(row: Row) -> int:
+    return row.seq
+
+
+class LogView:
+    """The log as the order queue or a session sees it: its calls wait at the world's gates."""
+
+    def __init__(self, world: "World", device: Device | None = None) -> None:
+        self._world = world
+        self._log = world.log
+        self._device = device
+
+    @property
+    def epoch(self) -> str:
+        return self._log.epoch
+
+    @property
+    def head(self) -> int:
+        return self._log.head
+
+    async def append(
+        self, groups: Sequence[Sequence[Emission]]
+    ) -> list[list[Stored] | KeyConflict]:
+        await self._world.gate("before append")
+        if self._world.failing:
+            self._world.failing -= 1
+            raise LogUnavailableError("the disk is full")
+        results = await self._log.append(groups)
+        await self._world.gate("after append")
+        return results
+
+    async def page(self, user: str, **options: Any) -> Page:
+        await self._world.gate("before page")
+        begun = self._world.tick()
+        page = await self._log.page(user, **options)
+        await self._world.gate("after page")
+        if self._device is not None:
+            self._device.page_tick = begun
+        return page
+
+    async def first(self, user: str) -> int | None:
+        await self._world.gate("before first")
+        seq = await self._log.first(user)
+        await self._world.gate("after first")
+        return seq
+
+    async def probe(self) -> None:
+        await self._log.probe()
+
+    async def close(self) -> None:
+        raise AssertionError("nobody but the world closes the log")
+
+
+class World:
+    """One log, one hub and their order queue, on a loop that is run turn by turn.
+
+    What is done to it is done inside the next turn, in the order it was asked for.
+    """
+
+    def __init__(self, path: Path, *, recent: int, gates: frozenset[str] = frozenset()) -> None:
+        self.loop = TurnLoop()
+        self.now = 0
+        self.devices: list[Device] = []
+        self.requests: list[Request] = []
+        self.failing = 0
+        """How many commits are to fail."""
+        self.sound = True
+        """Whether nothing has gone wrong so far."""
+        self.made: dict[int, tuple[set[str | None], bytes]] = {}
+        """Whom each emission was for, and its tail."""
+        self.durable: dict[int, bool] = {}
+        self._of: dict[int, Request] = {}
+        self._unanswered: deque[Request] = deque()
+        self._gated = gates
+        self._gates: list[asyncio.Future[None]] = []
+        self._rows: dict[int, Row] = {}
+        self._stream: dict[str, list[Row]] = {}
+        self._read_through = 0
+        self._buried: list[tuple[Prune, tuple[Any, ...]]] = []
+        self._unburied = 0
+        self._prunes: list[Prune] = []
+        self._reader = EmissionReader(Stamper(), TransientTypes(()), max_event=65536)
+        self._stack = AsyncExitStack()
+        self.loop.run_until_complete(self._open(path, recent))
+        self.loop.count_from_here()
+        self._file = schema.open_reader(path)
+
+    async def _open(self, path: Path, recent: int) -> None:
+        self.log: SQLiteLog = await self._stack.enter_async_context(open_sqlite(path))
+        self.hub = Hub(self.log.head, recent=recent)
+        self.order = OrderQueue(
+            LogView(self), self.hub, max_bytes=0, on_broken=self.loop.faults.append
+        )
+        self.v1, self.v2 = V1(), V2(self.log.epoch, Stamper())
+
+    def close(self) -> None:
+        """End everything, whatever state it is in."""
+        self._open_gates()
+        for device in self.devices:
+            device.drop()
+        self.loop.run_until_complete(self._end())
+        self._file.close()
+        self.loop.close()
+
+    async def _end(self) -> None:
+        await asyncio.wait_for(self.order.close(), PATIENCE)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._stack.aclose()
+
+    # -- Doing something -----------------------------------------------------------------
+
+    def tick(self) -> int:
+        """Return a new moment: later than all before it."""
+        self.now += 1
+        return self.now
+
+    def soon(self, action: Callable[[], object]) -> None:
+        """Do something inside the next turn."""
+        self.loop.call_soon(action)
+
+    def turns(self, count: int, *, patient: bool) -> None:
+        """Run the loop so many turns."""
+        for _ in range(count):
+            self.loop.turn(patient=patient)
+            self.raise_faults()
+
+    def emit(self, items: Sequence[Mapping[str, Any]], *, broadcast: bool = False) -> None:
+        """Have one request's items emitted; each is stamped so that it is known again."""
+        request = Request([])
+        bodies = []
+        for item in items:
+            index = len(self.made)
+            body = {key: value for key, value in item.items() if key != "second"}
+            body["timestamp"] = stamp(item["second"], index)
+            bodies.append(body)
+            users = {body["userId"]} if "userId" in body else set(body.get("userIds", [None]))
+            self.made[index] = (users, b"")
+            self.durable[index] = body["durable"]
+            self._of[index] = request
+        if broadcast:
+            request.emissions = [self._reader.read_broadcast(json.dumps(bodies[0]).encode())]
+        else:
+            request.emissions = self._reader.read(json.dumps(bodies).encode())[0]
+        for emission in request.emissions:
+            index = index_of(emission.timestamp)
+            self.made[index] = (self.made[index][0], emission.tail)
+        self.requests.append(request)
+        self.soon(lambda: self._submit(request))
+
+    def _submit(self, request: Request) -> None:
+        request.submitted = self.tick()
+        self._unanswered.append(request)
+        answer = self.order.submit(request.emissions)
+        answer.add_done_callback(lambda done: self._answered(request, done))
+
+    def connect(self, user: str, **how: Any) -> None:
+        """Have a device connect."""
+        device = Device(self, user, **how)
+        self.devices.append(device)
+        self.soon(device.connect)
+
+    def prune(self, owner: str | None, count: int) -> None:
+        """Delete the oldest rows of a user, or broadcasts, as retention and erasure do."""
+        self.soon(lambda: self._prune(schema.EVERYBODY if owner is None else owner.encode(), count))
+
+    def _prune(self, owner: bytes, count: int) -> None:
+        prune = Prune(self.tick())
+        self._prunes.append(prune)
+
+        def done(task: asyncio.Task[None]) -> None:
+            task.result()
+            prune.done = self.tick()
+
+        writer = self.log._writer  # noqa: SLF001 - whatever deletes has to use this connection
+        task = self.loop.create_task(writer.call(_delete, owner, count, prune, self._buried))
+        task.add_done_callback(done)
+
+    def release(self, number: int) -> None:
+        """Let one of the calls to the log that wait at a gate go on."""
+        if waiting := [gate for gate in self._gates if not gate.done()]:
+            waiting[number % len(waiting)].set_result(None)
+
+    async def gate(self, name: str) -> None:
+        """Wait until one is let through a gate, if there is one of this name."""
+        if name in self._gated:
+            gate = self.loop.create_future()
+            self._gates.append(gate)
+            try:
+                await gate
+            finally:
+                self._gates.remove(gate)
+
+    def _open_gates(self) -> None:
+        self._gated = frozenset()
+        for gate in self._gates:
+            if not gate.done():
+                gate.set_result(None)
+
+    def settle(self) -> None:
+        """Let everything come to rest, and compare it with what was to be."""
+        gated = self._gated
+        self.sound = False
+        self._open_gates()
+        for device in self.devices:
+            self.soon(device.read_on)
+        for _ in range(TURNS):
+            self.turns(1, patient=True)
+            if self._at_rest():
+                break
+        else:
+            raise AssertionError(f"it never came to rest: {self._restless()}")
+        self._gated = gated
+        self.check()
+        self.sound = True
+
+    def _restless(self) -> list[str]:
+        found = [f"{request} has no answer" for request in self.requests if not request.answered]
+        found += [f"{device} is behind" for device in self.devices if not device.settled]
+        return found + [f"{prune} is not done" for prune in self._prunes if prune.done is None]
+
+    def _at_rest(self) -> bool:
+        return (
+            not self._unanswered
+            and all(request.answered is not None for request in self.requests)
+            and all(device.settled for device in self.devices)
+            and all(prune.done is not None for prune in self._prunes)
+        )
+
+    # -- What is so ----------------------------------------------------------------------
+
+    def raise_faults(self) -> None:
+        """Raise what went wrong inside the loop."""
+        if self.loop.faults:
+            self.sound = False
+            raise self.loop.faults[0]
+
+    def cursor(self, seq: int) -> str:
+        return str(Cursor(self.log.epoch, seq))
+
+    def seq(self, cursor: str) -> int:
+        parsed = Cursor.parse(cursor)
+        assert parsed is not None
+        assert parsed.epoch == self.log.epoch
+        return parsed.seq
+
+    def rows(self) -> dict[int, Row]:
+        """Return every durable event that an independent reader sees in the file, or saw."""
+        found = self._file.execute(
+            "SELECT seq, user, key, tail FROM events WHERE seq > ? ORDER BY seq",
+            (self._read_through,),
+        ).fetchall()
+        for row in found:
+            self._read_through = row[0]
+            self._rows.setdefault(row[0], _row(row))
+        for prune, row in self._buried[self._unburied :]:
+            self._unburied += 1
+            self._rows.setdefault(row[0], _row(row)).prune = prune
+        return self._rows
+
+    def stream(self, user: str) -> list[Row]:
+        """Return all that a user was ever owed, by seq."""
+        rows = sorted(self.rows().values(), key=_seq)
+        return [row for row in rows if row.user is None or row.user == user]
+
+    def assert_committed(self, index: int, user: str) -> None:
+        """Check that a durable event is on disk at this moment, and its whole batch with it."""
+        stored = {(row.index, row.user) for row in self.rows().values()}
+        assert (index, user) in stored or (index, None) in stored, "delivered before its commit"
+        for emission in self._of[index].emissions:
+            if emission.durable and emission.key is None:
+                place = (index_of(emission.timestamp), emission.user)
+                assert place in stored, "a batch was delivered before all of it was committed"
+
+    def _answered(self, request: Request, done: "asyncio.Future[list[Outcome]]") -> None:
+        request.answered = self.tick()
+        assert self._unanswered.popleft() is request, "answered out of turn"
+        request.error = done.exception()
+        if isinstance(request.error, EmissionError):
+            assert request.error.status == 409
+            self._check_conflict(request, request.error.indexes)
+        elif request.error is not None:
+            assert isinstance(request.error, LogUnavailableError)
+        else:
+            request.outcomes = done.result()
+            for emission, outcome in zip(request.emissions, request.outcomes, strict=True):
+                self._check_outcome(request, emission, outcome)
+
+    def _check_outcome(self, request: Request, emission: Emission, outcome: Outcome) -> None:
+        index = index_of(emission.timestamp)
+        assert outcome.durable is emission.durable
+        if outcome.duplicate:
+            assert outcome.delivered == 0
+            assert outcome.seq is not None
+            first = self.rows()[outcome.seq]
+            assert (first.user, first.key) == (emission.user, emission.key)
+            assert content_of(first.tail) == emission.content
+            assert timestamp_of(first.tail) == outcome.timestamp
+            return
+        assert outcome.timestamp == emission.timestamp
+        devices = [
+            device
+            for device in self.devices
+            if device.connected_now and emission.user in {None, device.user}
+        ]
+        gone = [each for each in self.devices if each.gone and emission.user in {None, each.user}]
+        assert outcome.delivered == sum(each.offered.count(index) for each in devices + gone)
+        if outcome.seq is None:
+            for device in devices:
+                if device.connected < request.submitted:
+                    assert index in device.handed_to, "a device never got a transient event"
+            return
+        row = self.rows().get(outcome.seq)
+        assert row is not None, "answered before it was on disk"
+        assert (row.user, row.index) == (emission.user, index)
+        for other in self.rows().values():
+            if emission.key is not None and other.seq < row.seq and not other.gone(self.now):
+                assert (other.user, other.key) != (row.user, row.key), "a key was used twice"
+        for device in devices:
+            if device.connected < request.submitted and device.session and device.session.live:
+                assert index in device.indexes or row.gone(self.now), "answered before delivered"
+
+    def _check_conflict(self, request: Request, indexes: Sequence[int]) -> None:
+        assert indexes
+        for at in indexes:
+            refused = request.emissions[at]
+            contents = [
+                emission.content
+                for emission in request.emissions[:at]
+                if (emission.user, emission.key) == (refused.user, refused.key)
+            ]
+            contents += [
+                content_of(row.tail)
+                for row in self.rows().values()
+                if (row.user, row.key) == (refused.user, refused.key)
+            ]
+            assert any(content != refused.content for content in contents)
+
+    def check(self) -> None:
+        """Compare everything with what was to be; all is at rest."""
+        self.raise_faults()
+        rows = self.rows()
+        stored = [pair for request in self.requests for pair in request.stored]
+        # What was answered is what is in the file, in the order it was accepted, and nothing else.
+        assert [outcome.seq for _, outcome in stored] == sorted(rows)
+        kept = [(row.seq,) for row in sorted(rows.values(), key=_seq) if row.prune is None]
+        for table in ("events", "commits"):
+            assert self._file.execute(f"SELECT seq FROM {table} ORDER BY seq").fetchall() == kept  # noqa: S608 - our own names
+        for emission, outcome in stored:
+            assert outcome.seq is not None
+            assert rows[outcome.seq].tail == emission.tail
+        for request in self.requests:
+            if request.error is not None:
+                refused = {index_of(emission.timestamp) for emission in request.emissions}
+                for device in self.devices:
+                    assert not refused & device.indexes, "delivered, and answered with an error"
+        for device in self.devices:
+            device.check(settled=True)
+        # The figures hold for those that have gone as well.
+        sessions = [device.session for device in self.devices if device.session is not None]
+        assert self.hub.sent == sum(session.sent for session in sessions)
+        assert self.hub.dropped == sum(device.dropped for device in self.devices)
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    seq, user, key, tail = values
+    return Row(seq, user.decode() or None, None if key is None else key.decode(), tail)
+
+
+def _delete(
+    connection: sqlite3.Connection,
+    owner: bytes,
+    count: int,
+    prune: Prune,
+    buried: list[tuple[Prune, tuple[Any, ...]]],
+) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    rows = connection.execute(
+        "SELECT seq, user, key, tail FROM events WHERE user = ? ORDER BY seq LIMIT ?",
+        (owner, count),
+    ).fetchall()
+    # Before they are gone, so that no moment lies between in which they are nowhere.
+    buried.extend((prune, row) for row in rows)
+    if rows:
+        last = rows[-1][0]
+        for table in ("events", "commits"):
+            connection.execute(f"DELETE FROM {table} WHERE user = ? AND seq <= ?", (owner, last))  # noqa: S608 - our own names
+        connection.execute(
+            "INSERT INTO watermarks VALUES (?, ?) "
+            "ON CONFLICT (user) DO UPDATE SET seq = max(seq, excluded.seq)",
+            (owner, last),
+        )
+    connection.execute("COMMIT")
