@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import structlog
-
+from archibald_rt.commits import CommitWatch
 from archibald_rt.errors import (
     DrainingError,
     EmissionError,
@@ -38,8 +37,6 @@ _GROUP_LIMIT = 8 * 1024 * 1024
 
 _LATELY = 0.02
 """How much the last request counts in the average latency: some fifty are remembered."""
-
-_logger = structlog.stdlib.get_logger("archibald_rt.order")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,17 +68,14 @@ class OrderQueue:
         self._hub = hub
         self._max_bytes = max_bytes
         self._on_broken = on_broken
-        self._probe_every = probe_every
         self._waiting: deque[_Request] = deque()
         self._size = 0
         self._server: asyncio.Task[None] | None = None
-        self._probing: asyncio.TimerHandle | None = None
-        self._probe_due = False
+        self._watch = CommitWatch(self._wake, every=probe_every)
         self._closing = False
         # The requests being served, and whether what came of them has become unknowable.
         self._group: Sequence[_Request] = ()
         self._broken = False
-        self._fault: LogError | None = None
         self.durable = 0
         """How many durable events were committed and dispatched since the start."""
         self.transient = 0
@@ -92,7 +86,7 @@ class OrderQueue:
     @property
     def fault(self) -> LogError | None:
         """Why the last commit failed; None while commits work."""
-        return self._fault
+        return self._watch.fault
 
     @property
     def size(self) -> int:
@@ -122,8 +116,7 @@ class OrderQueue:
     async def close(self) -> None:
         """Take nothing more, and return when what is queued is done. Safe to call twice."""
         self._closing = True
-        if self._probing is not None:
-            self._probing.cancel()
+        self._watch.close()
         while self._server is not None:
             await asyncio.wait([self._server])
 
@@ -139,7 +132,7 @@ class OrderQueue:
         if (error := server.exception()) is not None:
             # A fault of our own in the middle of the order: nothing can go on after it.
             self._give_up(error)
-        elif self._waiting or self._probe_due:
+        elif self._waiting or self._watch.due:
             self._wake()
 
     def _give_up(self, error: BaseException) -> None:
@@ -153,8 +146,8 @@ class OrderQueue:
         self._on_broken(error)
 
     async def _serve_all(self) -> None:
-        while self._waiting or self._probe_due:
-            if self._probe_due:
+        while self._waiting or self._watch.due:
+            if self._watch.due:
                 await self._probe()
             if self._waiting:
                 self._group = self._next_group()
@@ -202,7 +195,7 @@ class OrderQueue:
         except LogError as error:
             self._failed(error)
             return iter(()), error
-        self._recovered()
+        self._watch.worked()
         return iter(results), None
 
     async def _dispatch(self, request: _Request, stored: Sequence[Stored]) -> list[Outcome]:
@@ -238,39 +231,21 @@ class OrderQueue:
         return outcomes
 
     def _failed(self, error: LogError) -> None:
-        if self._fault is None:
-            _logger.error("commits fail", reason=str(error))
-        self._fault = error
+        self._watch.failed(error)
         if not isinstance(error, LogUnavailableError):
             self._give_up(error)
-        elif not self._closing:
-            # Behind a balancer that asks /readyz no emit arrives any more to find out by.
-            loop = asyncio.get_running_loop()
-            if self._probing is not None:
-                self._probing.cancel()
-            self._probing = loop.call_later(self._probe_every, self._start_probe)
-
-    def _start_probe(self) -> None:
-        self._probing = None
-        self._probe_due = True
-        self._wake()
 
     async def _probe(self) -> None:
         """Find out by a commit of no meaning whether commits work again."""
-        self._probe_due = False
-        if self._fault is None:
+        self._watch.due = False
+        if self._watch.fault is None:
             return
         try:
             await self._log.probe()
         except LogError as error:
             self._failed(error)
         else:
-            self._recovered()
-
-    def _recovered(self) -> None:
-        if self._fault is not None:
-            self._fault = None
-            _logger.info("commits work again")
+            self._watch.worked()
 
 
 def _fail(request: _Request, error: BaseException) -> None:

@@ -10,12 +10,13 @@ from tornado.iostream import StreamClosedError
 from archibald_rt import timestamps
 from archibald_rt.auth import Identity, bearer_token
 from archibald_rt.emissions import RESERVED_PREFIX
+from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, CloseCode, LogBrokenError, LogError
 from archibald_rt.handlers.base import BaseHandler
 from archibald_rt.outbox import Outbox, Progress
 from archibald_rt.protocol import PING, TEXT, V1, V2, Dialect, frame, token_of, type_of
 from archibald_rt.reception import ClientMessage, Reception
-from archibald_rt.session import Resume, Session
+from archibald_rt.session import Session
 from archibald_rt.websocket import SocketHandler
 
 SUBPROTOCOL = "archibald.v2"

@@ -1,0 +1,46 @@
+"""The two ends of a session, as it sees them: the hub's feed and the device's outbox."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from archibald_rt.events import Event
+
+
+class Outbox(Protocol):
+    """Where a session writes: bounded, and emptied by the socket."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait for the kernel to take them."""
+
+    def offer(self, data: bytes) -> bool:
+        """Put data in if it fits; says whether it did."""
+
+    def push(self, data: bytes) -> None:
+        """Put data in whether it fits or not: for what is small, or was made to fit."""
+
+    async def room(self) -> None:
+        """Wait until there is room for a page."""
+
+
+class Feed(Protocol):
+    """What a session asks of the hub."""
+
+    @property
+    def dispatched(self) -> int:
+        """The seq of the last durable event handed to live devices."""
+
+    def since(self, user: str, seq: int) -> Sequence[Event] | None:
+        """Return the dispatched events of a stream above `seq`; None if not all are at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a device asks to begin: by cursor or ``earliest`` (v2), or after an instant (v1)."""
+
+    event_id: str | None = None
+    later_than: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.event_id is not None or self.later_than is not None
