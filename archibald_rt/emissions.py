@@ -206,3 +206,19 @@ def _no_path(_index: int) -> str:
 def _bad(path: str, name: str, expected: str, *, status: int = 400) -> EmissionError:
     field = f"{path}.{name}" if path else name
     return EmissionError(f"{field}: {expected}", field=field, status=status)
+
+
+def key_conflict(emissions: Sequence[Emission], indexes: Sequence[int]) -> EmissionError:
+    """Return the refusal (409) of a request some of whose keys were used otherwise.
+
+    ``indexes`` are their places among the durable ones of the emissions.
+    """
+    places = [index for index, each in enumerate(emissions) if each.durable]
+    conflicts = [places[index] for index in indexes]
+    keys = ", ".join(f"[{index}].key" for index in conflicts)
+    return EmissionError(
+        f"{keys}: this key was used before with another type or payload",
+        field=keys,
+        status=409,
+        indexes=conflicts,
+    )

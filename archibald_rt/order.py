@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from archibald_rt.commits import CommitWatch
+from archibald_rt.emissions import key_conflict
 from archibald_rt.errors import (
     DrainingError,
-    EmissionError,
     LogBrokenError,
     LogError,
     LogUnavailableError,
@@ -175,7 +175,7 @@ class OrderQueue:
             else:
                 stored = next(results) if request.durable else []
                 if isinstance(stored, KeyConflict):
-                    _fail(request, _conflict(request, stored))
+                    _fail(request, key_conflict(request.emissions, stored.indexes))
                 else:
                     outcomes = await self._dispatch(request, stored)
                     if request.durable:
@@ -251,15 +251,3 @@ class OrderQueue:
 def _fail(request: _Request, error: BaseException) -> None:
     if not request.answer.done():
         request.answer.set_exception(error)
-
-
-def _conflict(request: _Request, conflict: KeyConflict) -> EmissionError:
-    places = [index for index, each in enumerate(request.emissions) if each.durable]
-    indexes = [places[index] for index in conflict.indexes]
-    keys = ", ".join(f"[{index}].key" for index in indexes)
-    return EmissionError(
-        f"{keys}: this key was used before with another type or payload",
-        field=keys,
-        status=409,
-        indexes=indexes,
-    )

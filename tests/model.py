@@ -19,6 +19,7 @@ from typing import Any
 
 from archibald_rt import timestamps
 from archibald_rt.emissions import EmissionReader
+from archibald_rt.ends import Resume
 from archibald_rt.errors import EmissionError, LogUnavailableError
 from archibald_rt.eventlog import KeyConflict, Page, Stored, schema
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
@@ -34,7 +35,7 @@ from archibald_rt.events import (
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2, Frames
-from archibald_rt.session import Resume, Session
+from archibald_rt.session import Session
 from archibald_rt.timestamps import Stamper
 from turns import PATIENCE, FakeOutbox, TurnLoop, messages_in
 

@@ -110,7 +110,8 @@ async def test_a_user_gets_nothing_of_another_live_or_in_replay(tmp_path: Path) 
 @pytest.mark.gen_test
 async def test_both_devices_of_a_user_get_an_event(tmp_path: Path) -> None:
     async with (
-        harness(tmp_path) as server, await server.connect("user-1", v2=False) as first,
+        harness(tmp_path) as server,
+        await server.connect("user-1", v2=False) as first,
         await server.connect("user-1", v2=False) as second,
     ):
         answer = await server.emit({"userId": "user-1", "type": "JOB_STARTED"})

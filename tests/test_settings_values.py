@@ -138,7 +138,16 @@ def test_an_origin_becomes_what_browsers_send(text: str, origin: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["app.example.com", "https://a.*.b", "https://*a", "https://a/", "https://a/b", "https://u@a", "https://a:99999"]
+    "text",
+    [
+        "app.example.com",
+        "https://a.*.b",
+        "https://*a",
+        "https://a/",
+        "https://a/b",
+        "https://u@a",
+        "https://a:99999",
+    ],
 )
 def test_what_is_no_origin_is_refused(text: str) -> None:
     assert refuses(kinds.ORIGINS.parse, text)
