@@ -215,7 +215,8 @@ def key_conflict(emissions: Sequence[Emission], indexes: Sequence[int]) -> Emiss
     """
     places = [index for index, each in enumerate(emissions) if each.durable]
     conflicts = [places[index] for index in indexes]
-    keys = ", ".join(f"[{index}].key" for index in conflicts)
+    alone = len(emissions) == 1
+    keys = "key" if alone else ", ".join(f"[{index}].key" for index in conflicts)
     return EmissionError(
         f"{keys}: this key was used before with another type or payload",
         field=keys,

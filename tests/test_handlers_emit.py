@@ -128,6 +128,9 @@ async def test_the_same_key_with_the_same_content_stores_once(tmp_path: Path) ->
 async def test_a_key_used_with_another_content_refuses_the_whole_batch(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
         await server.emit({"userId": "u", "type": "A", "key": "k"})
+        alone = await server.post("/internal/emit", b'{"userId":"u","type":"B","key":"k"}')
+        assert alone.code == 409
+        assert problem_of(alone)["field"] == "key"
         response = await server.post(
             "/internal/emit",
             json.dumps(
