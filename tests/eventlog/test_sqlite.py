@@ -1,0 +1,672 @@
+"""The log in a SQLite file: ``eventlog.sqlite``."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archibald_rt.errors import LogBrokenError, LogUnavailableError
+from archibald_rt.eventlog import EventLog, KeyConflict, Page, Stored
+from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
+from archibald_rt.eventlog.statements import BY_KEY, FIRST, PAGE, WATERMARK
+from archibald_rt.events import Emission, make_tail
+from support import eventually
+
+STAMP = "2026-01-01T00:00:00Z"
+COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"
+
+
+def emission(
+    user: str | None = "u",
+    payload: str = "1",
+    *,
+    key: str | None = None,
+    instant: int = 0,
+    timestamp: str = STAMP,
+    event_type: str = "T",
+) -> Emission:
+    tail = make_tail(f'"{event_type}"'.encode(), payload.encode(), timestamp)
+    return Emission(user, tail, timestamp, instant, durable=True, key=key)
+
+
+def numbered(users: Sequence[str | None]) -> list[Emission]:
+    return [emission(user, str(number)) for number, user in enumerate(users, 1)]
+
+
+async def stored(log: EventLog, *emissions: Emission) -> list[Stored]:
+    (group,) = await log.append([emissions])
+    assert isinstance(group, list)
+    return group
+
+
+async def page(
+    log: EventLog,
+    user: str = "u",
+    *,
+    after: int = 0,
+    through: int | None = None,
+    max_events: int = 1000,
+    max_bytes: int = 2**30,
+    later_than: int | None = None,
+) -> Page:
+    return await log.page(
+        user,
+        after=after,
+        through=log.head if through is None else through,
+        max_events=max_events,
+        max_bytes=max_bytes,
+        later_than=later_than,
+    )
+
+
+def seqs(read: Page) -> list[int]:
+    return [event.seq for event in read.events]
+
+
+def by_hand(path: Path, *statements: str) -> None:
+    """Do something to the file of a log that is closed."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def lose(path: Path, user: str, through: int) -> None:
+    """Delete a user's events as retention does: with a watermark, in one transaction."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table in ("events", "commits"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE user = ? AND seq <= ?",  # noqa: S608 - of two
+                (user.encode(), through),
+            )
+        connection.execute(
+            "INSERT OR REPLACE INTO watermarks VALUES (?, ?)", (user.encode(), through)
+        )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+# Appending
+
+
+@pytest.mark.gen_test
+async def test_what_is_appended_gets_seqs_that_rise_and_is_read_back_byte_by_byte(
+    path: Path,
+) -> None:
+    async with open_sqlite(path) as log:
+        assert log.head == 0
+        first = emission(payload='{"a":1.00,"\u00e9":"\\u00e9"}', instant=-(2**63))
+        second = emission(payload="null", instant=2**63 - 1)
+        assert await stored(log, first, second) == [
+            Stored(1, STAMP, duplicate=False),
+            Stored(2, STAMP, duplicate=False),
+        ]
+        assert log.head == 2
+        read = await page(log)
+        assert [(event.seq, event.tail, event.instant) for event in read.events] == [
+            (1, first.tail, first.instant),
+            (2, second.tail, second.instant),
+        ]
+        assert (read.through, read.complete, read.lost) == (2, True, 0)
+
+
+@pytest.mark.gen_test
+async def test_groups_are_stored_in_order_and_answered_each(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        results = await log.append([numbered(["a", "b"]), [], numbered(["a"])])
+        assert results == [
+            [Stored(1, STAMP, duplicate=False), Stored(2, STAMP, duplicate=False)],
+            [],
+            [Stored(3, STAMP, duplicate=False)],
+        ]
+        assert await log.append([]) == []
+        assert log.head == 3
+
+
+@pytest.mark.gen_test
+async def test_the_log_goes_on_after_it_was_closed_under_the_same_epoch(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        epoch = log.epoch
+        await stored(log, *numbered(["u", "u"]))
+    async with open_sqlite(path) as log:
+        assert (log.epoch, log.head) == (epoch, 2)
+        assert (await stored(log, emission()))[0].seq == 3
+        assert seqs(await page(log)) == [1, 2, 3]
+
+
+@pytest.mark.gen_test
+async def test_another_log_has_another_epoch(tmp_path: Path) -> None:
+    async with open_sqlite(tmp_path / "a.db") as first, open_sqlite(tmp_path / "b.db") as second:
+        assert first.epoch != second.epoch
+        assert 8 <= len(first.epoch) <= 64
+        assert first.epoch.isalnum()
+
+
+@pytest.mark.gen_test
+async def test_seqs_are_not_used_again_after_the_table_was_emptied(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u"] * 5))
+    by_hand(path, "DELETE FROM events", "DELETE FROM commits")
+    async with open_sqlite(path) as log:
+        assert log.head == 5
+        assert (await stored(log, emission()))[0].seq == 6
+        assert log.head == 6
+
+
+@pytest.mark.gen_test
+async def test_the_moment_of_the_commit_is_kept(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u", "u"]))
+    with closing(sqlite3.connect(path)) as connection:
+        recent = connection.execute(
+            "SELECT count(*), count(DISTINCT committed) FROM commits JOIN events USING (user, seq)"
+            " WHERE abs(committed - unixepoch('now') * 1000) < 60000"
+        ).fetchone()
+    assert recent == (2, 1)
+
+
+# Pages
+
+
+@pytest.mark.gen_test
+async def test_a_page_holds_a_user_s_own_events_and_the_broadcasts_by_seq(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered([None, "u", "v", None, "u", "u", "v", None]))
+        assert seqs(await page(log, "u")) == [1, 2, 4, 5, 6, 8]
+        assert seqs(await page(log, "v")) == [1, 3, 4, 7, 8]
+        assert seqs(await page(log, "nobody")) == [1, 4, 8]
+        assert seqs(await page(log, "u", after=2, through=6)) == [4, 5, 6]
+        assert seqs(await page(log, "u", after=8)) == []
+
+
+@pytest.mark.gen_test
+async def test_users_are_compared_byte_by_byte(path: Path) -> None:
+    users = [
+        COMPOSED,
+        DECOMPOSED,
+        "a",
+        "A",
+        "a ",
+        " a",
+        "*",
+        "%",
+        "_",
+        "a%",
+        "null",
+        "' OR 1=1 --",
+        '"; DROP TABLE events; --',
+        "x'",
+        "\U0001f600",
+        "1",
+        "01",
+        "1.0",
+    ]
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(users))
+        for seq, user in enumerate(users, 1):
+            assert seqs(await page(log, user)) == [seq]
+            assert await log.first(user) == seq
+
+
+@pytest.mark.gen_test
+async def test_a_page_ends_at_so_many_events(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u", "v", None, "u", "v", "u"]))
+        read = await page(log, max_events=2)
+        assert (seqs(read), read.through, read.complete) == ([1, 3], 3, False)
+        read = await page(log, after=read.through, max_events=2)
+        assert (seqs(read), read.through, read.complete) == ([4, 6], 6, True)
+        read = await page(log, max_events=100)
+        assert (seqs(read), read.through, read.complete) == ([1, 3, 4, 6], 6, True)
+
+
+@pytest.mark.gen_test
+async def test_a_page_that_found_less_than_it_may_has_seen_all_that_was_asked(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u", "v", "v"]))
+        read = await page(log, through=3, max_events=2)
+        assert (seqs(read), read.through, read.complete) == ([1], 3, True)
+        # Up to a seq that no event has yet.
+        read = await page(log, through=1000)
+        assert (seqs(read), read.through, read.complete) == ([1], 1000, True)
+        read = await page(log, "nobody", through=0)
+        assert (seqs(read), read.through, read.complete) == ([], 0, True)
+
+
+@pytest.mark.gen_test
+async def test_a_page_ends_at_so_many_bytes_and_holds_at_least_one_event(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        events = [emission(payload='"' + "x" * 1000 + '"') for _ in range(5)]
+        await stored(log, *events)
+        size = len(events[0].tail)
+        assert seqs(await page(log, max_bytes=1)) == [1]
+        assert seqs(await page(log, max_bytes=size)) == [1]
+        assert seqs(await page(log, max_bytes=size + 1)) == [1, 2]
+        read = await page(log, max_bytes=3 * size)
+        assert (seqs(read), read.through, read.complete) == ([1, 2, 3], 3, False)
+        read = await page(log, after=4, max_bytes=1)
+        assert (seqs(read), read.through, read.complete) == ([5], 5, True)
+
+
+@pytest.mark.gen_test
+async def test_a_page_later_than_an_instant_skips_what_is_not_and_goes_on(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *(emission(instant=instant) for instant in (5, 9, 10, 11, 3, 12)))
+        read = await page(log, later_than=10)
+        assert (seqs(read), read.through, read.complete) == ([4, 6], 6, True)
+        assert seqs(await page(log, later_than=9)) == [3, 4, 6]
+        assert seqs(await page(log, later_than=-(2**63))) == [1, 2, 3, 4, 5, 6]
+        # What was looked at counts, not what was found: a page is short work.
+        read = await page(log, later_than=10, max_events=2)
+        assert (seqs(read), read.through, read.complete) == ([], 2, False)
+        read = await page(log, after=2, later_than=10, max_events=2)
+        assert (seqs(read), read.through, read.complete) == ([4], 4, False)
+
+
+@pytest.mark.gen_test
+async def test_the_first_retained_event_is_the_user_s_own_or_a_broadcast(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        assert await log.first("u") is None
+        await stored(log, *numbered(["v", "u", None]))
+        assert [await log.first(user) for user in ("u", "v", "nobody")] == [2, 1, 3]
+    by_hand(path, "DELETE FROM events WHERE seq = 2")
+    async with open_sqlite(path) as log:
+        assert await log.first("u") == 3
+
+
+@pytest.mark.gen_test
+async def test_what_was_lost_is_the_higher_of_the_user_s_and_the_broadcasts_watermark(
+    path: Path,
+) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u", None, "v", "u", "v", None]))
+        assert (await page(log)).lost == 0
+    lose(path, "u", 1)
+    async with open_sqlite(path) as log:
+        read = await page(log)
+        assert (seqs(read), read.lost) == ([2, 4, 6], 1)
+        assert (await page(log, "v")).lost == 0
+    lose(path, "", 2)
+    async with open_sqlite(path) as log:
+        assert [(await page(log, user)).lost for user in ("u", "v", "nobody")] == [2, 2, 2]
+    lose(path, "u", 4)
+    async with open_sqlite(path) as log:
+        read = await page(log)
+        assert (seqs(read), read.lost) == ([6], 4)
+        assert (await page(log, "v")).lost == 2
+        # It is said whatever the page begins or ends with.
+        assert (await page(log, after=5, through=5)).lost == 4
+
+
+@pytest.mark.gen_test
+async def test_many_pages_are_read_at_once_while_more_is_committed(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        for _ in range(20):
+            reads = [page(log, through=log.head) for _ in range(10)]
+            pages, _ = await asyncio.gather(
+                asyncio.gather(*reads), log.append([numbered(["u"] * 10)])
+            )
+            assert {tuple(seqs(read)) for read in pages} == {tuple(range(1, log.head - 9))}
+
+
+@pytest.mark.gen_test
+async def test_one_who_gives_up_waiting_for_a_page_blocks_nobody(path: Path) -> None:
+    async with open_sqlite(path, readers=1) as log:
+        await stored(log, *numbered(["u"] * 5000))
+        for _ in range(10):
+            reading = asyncio.ensure_future(page(log, max_events=5000))
+            await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        assert len(seqs(await page(log, max_events=5000))) == 5000
+
+
+users = st.lists(st.sampled_from(["u", "v", None]), min_size=1, max_size=40)
+
+
+@settings(max_examples=20, deadline=None)
+@given(users, st.integers(1, 7), st.integers(1, 200))
+def test_pages_one_after_the_other_are_the_stream_without_gap_or_double(
+    owners: list[str | None], max_events: int, max_bytes: int
+) -> None:
+    import tempfile  # noqa: PLC0415 - a folder for each example, which no fixture gives
+
+    async def read_all(log: EventLog) -> list[int]:
+        found: list[int] = []
+        after = 0
+        while True:
+            read = await page(log, after=after, max_events=max_events, max_bytes=max_bytes)
+            found += seqs(read)
+            after = read.through
+            if read.complete:
+                return found
+            assert read.events
+
+    async def check(folder: str) -> None:
+        async with open_sqlite(Path(folder) / "events.db") as log:
+            await log.append([numbered(owners)])
+            assert await read_all(log) == [n for n, each in enumerate(owners, 1) if each != "v"]
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(check(folder))
+
+
+# Keys
+
+
+@pytest.mark.gen_test
+async def test_a_key_used_again_with_the_same_content_is_answered_with_the_first(
+    path: Path,
+) -> None:
+    async with open_sqlite(path) as log:
+        first = emission(key="k", timestamp="2026-01-01T00:00:00Z")
+        again = emission(key="k", timestamp="2027-01-01T00:00:00Z")
+        await stored(log, first)
+        assert await stored(log, emission(), again) == [
+            Stored(2, STAMP, duplicate=False),
+            Stored(1, "2026-01-01T00:00:00Z", duplicate=True),
+        ]
+        assert seqs(await page(log)) == [1, 2]
+    async with open_sqlite(path) as log:
+        assert await stored(log, again) == [Stored(1, "2026-01-01T00:00:00Z", duplicate=True)]
+        assert log.head == 2
+
+
+@pytest.mark.gen_test
+async def test_a_key_used_again_in_the_same_group_or_the_same_append_is_a_duplicate(
+    path: Path,
+) -> None:
+    async with open_sqlite(path) as log:
+        keyed, other = emission(key="k"), emission(key="other")
+        results = await log.append([[keyed, other, keyed], [other, emission(), keyed]])
+        assert results == [
+            [
+                Stored(1, STAMP, duplicate=False),
+                Stored(2, STAMP, duplicate=False),
+                Stored(1, STAMP, duplicate=True),
+            ],
+            [
+                Stored(2, STAMP, duplicate=True),
+                Stored(3, STAMP, duplicate=False),
+                Stored(1, STAMP, duplicate=True),
+            ],
+        ]
+        assert seqs(await page(log)) == [1, 2, 3]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "other",
+    [
+        emission(payload="2", key="k"),
+        emission(payload="1.0", key="k"),
+        emission(event_type="S", key="k"),
+    ],
+)
+async def test_a_key_used_again_with_another_content_refuses_its_group_and_no_other(
+    path: Path, other: Emission
+) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, emission(key="k"))
+        results = await log.append(
+            [
+                [emission(payload='"before"')],
+                [emission(), other, emission(key="k"), other],
+                [emission(payload='"after"')],
+            ]
+        )
+        assert results == [
+            [Stored(2, STAMP, duplicate=False)],
+            KeyConflict([1, 3]),
+            [Stored(3, STAMP, duplicate=False)],
+        ]
+        read = await page(log)
+        assert [event.tail for event in read.events] == [
+            emission().tail,
+            emission(payload='"before"').tail,
+            emission(payload='"after"').tail,
+        ]
+        assert log.head == 3
+
+
+@pytest.mark.gen_test
+async def test_the_keys_of_a_refused_group_are_free(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, emission(key="k"))
+        results = await log.append(
+            [
+                [emission(key="free"), emission(payload="2", key="k")],
+                [emission(payload="3", key="free")],
+            ]
+        )
+        assert results == [KeyConflict([1]), [Stored(2, STAMP, duplicate=False)]]
+
+
+@pytest.mark.gen_test
+async def test_a_conflict_within_one_group_names_the_later_one(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        (result,) = await log.append([[emission(key="k"), emission(payload="2", key="k")]])
+        assert result == KeyConflict([1])
+        assert log.head == 0
+        assert seqs(await page(log, through=100)) == []
+
+
+@pytest.mark.gen_test
+async def test_keys_are_each_user_s_own_and_broadcasts_have_their_own(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        owners = ["u", "v", None, COMPOSED, DECOMPOSED]
+        group = [emission(user, payload=str(n), key="k") for n, user in enumerate(owners)]
+        assert [each.seq for each in await stored(log, *group)] == [1, 2, 3, 4, 5]
+        assert [each.duplicate for each in await stored(log, *group)] == [True] * 5
+
+
+@pytest.mark.gen_test
+async def test_keys_are_compared_byte_by_byte(path: Path) -> None:
+    keys = [COMPOSED, DECOMPOSED, "k", "K", "k ", "%", "' OR 1=1 --"]
+    async with open_sqlite(path) as log:
+        group = [emission(payload=str(n), key=key) for n, key in enumerate(keys)]
+        assert not any(each.duplicate for each in await stored(log, *group))
+
+
+@pytest.mark.gen_test
+async def test_a_key_is_free_again_when_its_event_is_gone(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, emission(key="k"))
+    lose(path, "u", 1)
+    async with open_sqlite(path) as log:
+        assert await stored(log, emission(payload="2", key="k")) == [
+            Stored(2, STAMP, duplicate=False)
+        ]
+
+
+# What fails
+
+
+async def full(log: SQLiteLog, *, pages: int | None) -> None:
+    """Let the file grow no further, as a full disk does; None: let it grow again."""
+    writer = log._writer  # noqa: SLF001 - the limit is the connection's own
+    limit = 2**30 if pages is None else pages
+    async with writer.execute(f"PRAGMA max_page_count = {limit}"):
+        pass
+
+
+@pytest.mark.gen_test
+async def test_a_full_disk_stores_nothing_and_the_log_works_again_with_room(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u", "u"]))
+        await full(log, pages=1)
+        huge = emission(payload='"' + "x" * 100_000 + '"', key="k")
+        for _ in range(2):
+            with pytest.raises(LogUnavailableError, match=r"full.*SQLITE_FULL"):
+                await log.append([numbered(["u"]), [huge]])
+            assert log.head == 2
+            assert seqs(await page(log, through=100)) == [1, 2]
+        await full(log, pages=None)
+        await log.probe()
+        assert seqs(await page(log, through=100)) == [1, 2]
+        assert await stored(log, huge, emission()) == [
+            Stored(3, STAMP, duplicate=False),
+            Stored(4, STAMP, duplicate=False),
+        ]
+    async with open_sqlite(path) as log:
+        assert seqs(await page(log)) == [1, 2, 3, 4]
+
+
+@pytest.mark.gen_test
+async def test_a_failure_in_the_middle_of_a_batch_leaves_nothing_behind(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, emission())
+        # The last of them does not fit in 64 bits: a fault of ours, met half-way.
+        group = [*numbered(["u"] * 10), emission(instant=2**63)]
+        with pytest.raises(OverflowError):
+            await log.append([group])
+        assert log.head == 1
+        assert (await stored(log, emission()))[0].seq == 2
+        assert seqs(await page(log)) == [1, 2]
+
+
+@pytest.mark.gen_test
+async def test_a_probe_commits_and_is_no_event(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await log.probe()
+        await log.probe()
+        assert log.head == 0
+        assert seqs(await page(log, through=100)) == []
+    with closing(sqlite3.connect(path)) as connection:
+        probes = connection.execute("SELECT count(*) FROM meta WHERE name = 'probe'").fetchone()
+    assert probes == (1,)
+
+
+@pytest.mark.gen_test
+async def test_a_probe_finds_out_that_commits_fail(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        blocking = sqlite3.connect(path, isolation_level=None)
+        with closing(blocking):
+            await log._writer.execute("PRAGMA busy_timeout = 0")  # noqa: SLF001 - not to wait
+            blocking.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LogUnavailableError, match="SQLITE_BUSY"):
+                await log.probe()
+            with pytest.raises(LogUnavailableError, match="SQLITE_BUSY"):
+                await log.append([[emission()]])
+            blocking.execute("ROLLBACK")
+        await log.probe()
+        assert (await stored(log, emission()))[0].seq == 1
+
+
+@pytest.mark.gen_test
+async def test_a_damaged_page_is_said_and_not_served(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *(emission(payload='"' + "x" * 3000 + '"') for _ in range(100)))
+    with closing(sqlite3.connect(path)) as connection:
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'events'"
+        ).fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    async with open_sqlite(path) as log:
+        with pytest.raises(LogBrokenError, match="SQLITE_CORRUPT"):
+            await page(log)
+        with pytest.raises(LogBrokenError, match="SQLITE_CORRUPT"):
+            await log.first("u")
+
+
+# Cost
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("statement", [PAGE, FIRST, WATERMARK, BY_KEY])
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_every_read_is_a_search_in_an_index(
+    path: Path, statement: str, *, analyzed: bool
+) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *(emission(str(n % 7), key=str(n)) for n in range(500)))
+    lose(path, "3", 100)
+    if analyzed:
+        by_hand(path, "ANALYZE")
+    named = {"user": b"u", "after": 0, "through": 9, "limit": 5}
+    values = (b"u", b"k") if statement == BY_KEY else named
+    with closing(sqlite3.connect(path)) as connection:
+        plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, values)]
+    tables = [step for step in plan if "events" in step or "watermarks" in step]
+    assert tables
+    for step in tables:
+        assert step.startswith("SEARCH ")
+        assert " USING " in step
+        assert "(user=?" in step
+    assert not any("SCAN" in step or "TEMP B-TREE" in step for step in plan)
+
+
+@pytest.mark.gen_test
+async def test_a_page_takes_as_many_steps_in_a_large_log_as_in_a_small_one(path: Path) -> None:
+    def steps() -> int:
+        """Count SQLite's own instructions for a page in the middle, by tens."""
+        count = 0
+
+        def tick() -> None:
+            nonlocal count
+            count += 1
+
+        with closing(sqlite3.connect(path)) as connection:
+            values = {"user": b"u", "after": 20, "through": 10**6, "limit": 10}
+            connection.execute(PAGE, values).fetchall()
+            connection.set_progress_handler(tick, 10)
+            assert len(connection.execute(PAGE, values).fetchall()) == 10
+        return count
+
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u", None, "v"] * 20))
+        small = steps()
+        assert small > 0
+        await stored(log, *numbered(["v", "u", None, "w"] * 5000))
+        assert steps() <= small + 2
+
+
+# Closing
+
+
+def of_the_log() -> set[threading.Thread]:
+    # The loop's own threads wait for other work until the loop is closed.
+    return {each for each in threading.enumerate() if not each.name.startswith("asyncio_")}
+
+
+@pytest.mark.gen_test
+async def test_no_thread_is_left_after_the_end(path: Path) -> None:
+    before = of_the_log()
+    async with open_sqlite(path, readers=3) as log:
+        await stored(log, emission())
+        assert len(of_the_log() - before) == 4
+        await log.close()
+        await eventually(lambda: of_the_log() <= before)
+        await log.close()
+    assert of_the_log() <= before
+
+
+@pytest.mark.gen_test
+async def test_no_thread_is_left_when_the_block_fails(path: Path) -> None:
+    before = of_the_log()
+    with pytest.raises(ZeroDivisionError):
+        async with open_sqlite(path):
+            _ = 1 / 0
+    await eventually(lambda: of_the_log() <= before)
+
+
+@pytest.mark.gen_test
+async def test_nothing_but_the_log_itself_is_left_after_the_end(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u"] * 100))
+    # All of it is in the one file: there is no write-ahead log to be copied along.
+    assert not path.with_name("events.db-wal").exists()
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (100,)

@@ -1,0 +1,342 @@
+"""Who may connect and who may emit: ``auth``."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from archibald_rt.auth import MAX_TOKEN, BearerTokens, Identity, TokenVerifier, bearer_token
+from archibald_rt.errors import AuthError
+from support import SECRET, token
+
+OTHER_SECRET = "another-secret-for-tests-of-thirty-two-bytes"
+HEADER = b'{"alg":"HS256","typ":"JWT"}'
+
+
+def signed(payload: bytes, header: bytes = HEADER, secret: str = SECRET) -> str:
+    """Sign bytes that no library would."""
+    parts = [base64.urlsafe_b64encode(part).rstrip(b"=") for part in (header, payload)]
+    digest = hmac.new(secret.encode(), b".".join(parts), hashlib.sha256).digest()
+    return b".".join([*parts, base64.urlsafe_b64encode(digest).rstrip(b"=")]).decode()
+
+
+def verifier(**options: object) -> TokenVerifier:
+    return TokenVerifier([SECRET], **options)  # type: ignore[arg-type]  # each test knows its own
+
+
+def refusal(text: str, by: TokenVerifier | None = None, *, user: str | None = None) -> str:
+    with pytest.raises(AuthError) as caught:
+        (by or verifier()).verify(text, user=user)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(text) < 20 or text not in message
+    return message
+
+
+def of_length(length: int) -> str:
+    """Return a good token of a length, as near below as Base64 allows."""
+    made = ""
+    for padding in range(length):
+        candidate = signed(b'{"userId":"u","x":"%s"}' % (b"x" * padding))
+        if len(candidate) > length:
+            return made
+        made = candidate
+    return made
+
+
+def test_a_token_names_its_user_and_nothing_more() -> None:
+    assert verifier().verify(token("user-1")) == Identity("user-1", admin=False, expires=None)
+
+
+@pytest.mark.parametrize(
+    ("claims", "user"),
+    [
+        ({"userId": "a", "sub": "b"}, "a"),
+        ({"sub": "b"}, "b"),
+        ({"userId": 17}, "17"),
+        ({"userId": -5}, "-5"),
+        ({"sub": 17}, "17"),
+        ({"userId": 10**255}, str(10**255)),
+        ({"userId": "é"}, "é"),
+        ({"userId": "e\u0301"}, "e\u0301"),
+        ({"userId": " a "}, " a "),
+        ({"userId": "*"}, "*"),
+        ({"userId": "\U0001f600" * 256}, "\U0001f600" * 256),
+    ],
+)
+def test_the_first_claim_that_is_present_names_the_user(
+    claims: dict[str, object], user: str
+) -> None:
+    assert verifier().verify(signed(json.dumps(claims).encode())).user == user
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"user": "a"},
+        {"userId": None, "sub": "b"},
+        {"userId": "", "sub": "b"},
+        {"userId": True},
+        {"userId": 1.0},
+        {"userId": ["a"]},
+        {"userId": {"a": 1}},
+        {"userId": "a" * 257},
+        {"userId": 10**256},
+        {"userId": "a\n"},
+        {"userId": "\x00"},
+        {"userId": "\x7f"},
+        {"userId": "\x85"},
+        {"userId": "\ud800"},
+    ],
+)
+def test_a_token_without_a_user_id_is_refused(claims: dict[str, object]) -> None:
+    assert "token refused" in refusal(signed(json.dumps(claims).encode()))
+
+
+def test_the_claims_that_name_the_user_can_be_chosen() -> None:
+    chosen = verifier(user_claims=("uid",))
+    assert chosen.verify(signed(b'{"uid":"a","userId":"b"}')).user == "a"
+    assert "uid" in refusal(token("b"), chosen)
+
+
+@pytest.mark.parametrize(
+    ("claims", "admin"),
+    [
+        ({}, False),
+        ({"role": "admin"}, True),
+        ({"role": ["user", "admin"]}, True),
+        ({"role": []}, False),
+        ({"role": "Admin"}, False),
+        ({"role": "administrator"}, False),
+        ({"role": {"admin": True}}, False),
+        ({"role": "user,admin"}, False),
+        ({"role": True}, False),
+        ({"role": None}, False),
+        ({"roles": "admin"}, False),
+        ({"admin": True}, False),
+    ],
+)
+def test_an_admin_is_one_whose_role_is_or_holds_it(claims: dict[str, Any], *, admin: bool) -> None:
+    assert verifier().verify(token("u", **claims)).admin is admin
+
+
+def test_the_claim_and_the_name_of_the_role_can_be_chosen() -> None:
+    chosen = verifier(role_claim="groups", admin_role="ops")
+    assert chosen.verify(token("u", groups=["ops"])).admin
+    assert not chosen.verify(token("u", role="admin", groups="admin")).admin
+
+
+def test_a_token_of_another_secret_is_refused() -> None:
+    assert "ignature" in refusal(token("u", secret=OTHER_SECRET))
+
+
+def test_any_of_several_secrets_will_do() -> None:
+    rotating = TokenVerifier([OTHER_SECRET, SECRET])
+    for secret in (OTHER_SECRET, SECRET):
+        assert rotating.verify(token("u", secret=secret)).user == "u"
+    refusal(token("u", secret="a third secret of thirty-two bytes or more"), rotating)
+
+
+def test_without_a_secret_every_token_is_refused() -> None:
+    refusal(token("u"), TokenVerifier([]))
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_token_that_was_tampered_with_is_refused(part: int) -> None:
+    parts = token("user-1").split(".")
+    parts[part] = parts[part][:-3] + ("AAA" if parts[part][-3:] != "AAA" else "BBB")
+    refusal(".".join(parts))
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "HS512", "HS384", "RS256", ""])
+def test_only_the_configured_algorithms_are_taken(algorithm: str) -> None:
+    header = json.dumps({"alg": algorithm}).encode()
+    refusal(signed(b'{"userId":"u"}', header))
+    refusal(signed(b'{"userId":"u"}', header).rpartition(".")[0] + ".")
+
+
+def test_a_configured_algorithm_is_taken() -> None:
+    secret = "s" * 64
+    text = jwt.encode({"userId": "u"}, secret, algorithm="HS512")
+    assert TokenVerifier([secret], algorithms=["HS256", "HS512"]).verify(text).user == "u"
+
+
+def test_a_secret_is_never_taken_for_a_public_key() -> None:
+    refusal(token("u"), verifier(algorithms=["RS256"]))
+
+
+@pytest.mark.parametrize(
+    ("claims", "accepted"),
+    [
+        ({"aud": "a", "iss": "i"}, True),
+        ({"aud": ["a", "b"], "iss": "i"}, True),
+        ({"aud": "b", "iss": "i"}, False),
+        ({"aud": "a", "iss": "j"}, False),
+        ({"aud": "a"}, False),
+        ({"iss": "i"}, False),
+        ({"aud": 5, "iss": "i"}, False),
+        ({"aud": "a", "iss": ["i"]}, False),
+    ],
+)
+def test_audience_and_issuer_are_checked_where_they_are_configured(
+    claims: dict[str, object], *, accepted: bool
+) -> None:
+    strict = verifier(audience="a", issuer="i")
+    text = signed(json.dumps({"userId": "u", **claims}).encode())
+    if accepted:
+        assert strict.verify(text).user == "u"
+    else:
+        refusal(text, strict)
+    # Where they are not, whatever a token says of them is nobody's business.
+    assert verifier().verify(text).user == "u"
+
+
+def test_a_token_expires_at_its_time_and_the_leeway() -> None:
+    now = time.time()
+    assert verifier(leeway=30).verify(token("u", exp=int(now) - 20)).expires == int(now) - 20
+    assert "expired" in refusal(token("u", exp=int(now) - 40), verifier(leeway=30))
+    assert "expired" in refusal(token("u", exp=int(now) - 2), verifier(leeway=0))
+
+
+def test_a_token_that_is_not_valid_yet_is_refused() -> None:
+    later = int(time.time()) + 60
+    refusal(token("u", nbf=later))
+    refusal(token("u", iat=later))
+    assert verifier(leeway=120).verify(token("u", nbf=later, iat=later)).user == "u"
+
+
+def test_a_token_needs_an_expiry_only_where_it_is_required() -> None:
+    strict = verifier(require_exp=True)
+    assert "exp" in refusal(token("u"), strict)
+    refusal(signed(b'{"userId":"u","exp":null}'), strict)
+    assert strict.verify(token("u", exp=int(time.time()) + 60)).expires is not None
+
+
+@pytest.mark.parametrize(
+    ("written", "expires"),
+    [
+        (b"4102444800", 4102444800.0),
+        (b"4102444800.75", 4102444800.0),
+        (b'"4102444800"', 4102444800.0),
+        (b"9" * 400, 253402300799.0),
+        (b"1e300", 253402300799.0),
+    ],
+)
+def test_an_expiry_is_read_and_kept_within_what_can_be_written(
+    written: bytes, expires: float
+) -> None:
+    assert verifier().verify(signed(b'{"userId":"u","exp":' + written + b"}")).expires == expires
+
+
+@pytest.mark.parametrize("name", [b"exp", b"iat", b"nbf"])
+@pytest.mark.parametrize("written", [b"null", b"[]", b"{}", b'"x"', b"NaN", b"1e999", b"-1e999"])
+def test_a_time_that_is_no_number_is_refused(name: bytes, written: bytes) -> None:
+    refusal(signed(b'{"userId":"u","' + name + b'":' + written + b"}"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "..",
+        "...",
+        "a.b.c",
+        "x" * 100,
+        "\ud800.\ud800.\ud800",
+        "é.é.é",
+        "a\x00.b.c",
+        signed(b"[]"),
+        signed(b"null"),
+        signed(b"x"),
+        signed(b"\xff\xfe"),
+        signed(b'{"userId":' + b"9" * 5000 + b"}"),
+        signed(b'{"userId":"u","x":' + b"[" * 2000 + b"]" * 2000 + b"}"),
+        signed(b'{"userId":"u"}', b"[]"),
+        signed(b'{"userId":"u"}', b'{"alg":["HS256"]}'),
+        signed(b'{"userId":"u"}', b'{"alg":"HS256","kid":5}'),
+        signed(b'{"userId":"u"}', b'{"alg":"HS256","crit":["x"]}'),
+        signed(b'{"userId":"u"}', b'{"alg":"HS256","b64":false}'),
+        token("u") + ".x",
+        "Bearer " + token("u"),
+    ],
+    ids=range(22),
+)
+def test_what_is_no_token_is_refused_and_nothing_else(text: str) -> None:
+    refusal(text)
+
+
+@settings(deadline=None)
+@given(st.text() | st.binary().map(signed) | st.binary().map(lambda x: signed(b"{}", x)))
+@example("eyJ.eyJ.eyJ")
+def test_whatever_comes_is_refused_by_one_kind_of_error(text: str) -> None:
+    with pytest.raises(AuthError):
+        verifier().verify(text)
+
+
+def test_a_token_of_8_kib_is_read_and_a_longer_one_is_not() -> None:
+    longest = of_length(8192)
+    assert MAX_TOKEN == len(longest) == 8192
+    assert verifier().verify(longest).user == "u"
+    # The next one that can be written.
+    longer = of_length(8194)
+    assert len(longer) > 8192
+    assert "longer" in refusal(longer)
+
+
+def test_a_new_token_has_to_be_of_the_same_user() -> None:
+    assert verifier().verify(token("u"), user="u").user == "u"
+    assert "another" in refusal(token("U"), user="u")
+    assert "another" in refusal(token("e\u0301"), user="\u00e9")
+
+
+def test_any_of_the_emit_tokens_is_accepted_and_nothing_else() -> None:
+    tokens = BearerTokens(["first-token", "zweites-tök"])
+    assert tokens.accept(b"first-token")
+    assert tokens.accept("zweites-tök".encode())
+    for wrong in (
+        b"",
+        b"first-toke",
+        b"first-token ",
+        b"First-token",
+        "zweites-tök".encode("latin-1"),
+        b"\xff\x00",
+        b"first-tokenzweites",
+    ):
+        assert not tokens.accept(wrong)
+
+
+def test_without_emit_tokens_nothing_is_accepted() -> None:
+    assert not BearerTokens([]).accept(b"")
+    assert not BearerTokens([]).accept(b"x")
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("Bearer abc", "abc"),
+        ("bearer abc", "abc"),
+        ("BEARER   abc  ", "abc"),
+        ("Bearer a.b-c_d~+/=", "a.b-c_d~+/="),
+        ("", ""),
+        ("abc", ""),
+        ("Bearer", ""),
+        ("Bearer ", ""),
+        ("Bearerabc", ""),
+        ("Bearer a b", ""),
+        ("Basic abc", ""),
+        ("xBearer abc", ""),
+        ("Bearer abc\nX: y", ""),
+        ("Bearer\tabc", ""),
+    ],
+)
+def test_the_token_of_a_header_is_found(header: str, found: str) -> None:
+    assert bearer_token(header) == found

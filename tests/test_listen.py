@@ -1,0 +1,245 @@
+"""Listening sockets: ``listen``."""
+
+import asyncio
+import gc
+import os
+import resource
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tornado.web import Application, RequestHandler
+
+from archibald_rt import listen
+from archibald_rt.errors import ListenError
+from archibald_rt.listen import (
+    RESERVED_DESCRIPTORS,
+    Endpoint,
+    Listener,
+    descriptors_for_devices,
+    raise_descriptor_limit,
+    url_of,
+)
+from support import PATIENCE, eventually
+
+
+@contextmanager
+def bound(endpoint: Endpoint) -> Iterator[Sequence[socket.socket]]:
+    sockets = endpoint.bind()
+    try:
+        yield sockets
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def refusal(endpoint: Endpoint) -> str:
+    with pytest.raises(ListenError) as caught:
+        endpoint.bind()
+    message = str(caught.value)
+    assert message.startswith("can't listen on ")
+    assert "\n" not in message
+    assert not message.endswith(": ")
+    assert "None" not in message
+    return message
+
+
+def test_port_0_takes_a_free_one_and_the_url_tells_which() -> None:
+    with bound(Endpoint("127.0.0.1", 0)) as sockets:
+        host, port = sockets[0].getsockname()
+        assert (host, port > 0) == ("127.0.0.1", True)
+        assert url_of(sockets) == f"http://127.0.0.1:{port}"
+        with socket.create_connection((host, port), timeout=5):
+            accepted, _ = sockets[0].accept()
+            accepted.close()
+
+
+@pytest.mark.parametrize("host", ["localhost", ""])
+def test_all_sockets_of_a_name_have_the_same_port(host: str) -> None:
+    with bound(Endpoint(host, 0)) as sockets:
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="the system has no IPv6")
+def test_an_ipv6_address_stands_in_brackets_in_the_url() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no ::1 here")
+    with bound(Endpoint("::1", 0)) as sockets:
+        assert url_of(sockets) == f"http://[::1]:{sockets[0].getsockname()[1]}"
+
+
+def test_a_path_is_listened_on_with_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "rt.sock"
+    with bound(Endpoint("ignored.invalid", 1, path, 0o600)) as sockets:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert url_of(sockets) == f"unix:{path}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            accepted, _ = sockets[0].accept()
+            accepted.close()
+
+
+def test_a_path_may_be_used_by_its_owner_and_group_by_default(tmp_path: Path) -> None:
+    path = tmp_path / "rt.sock"
+    with bound(Endpoint("", 0, path)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_a_socket_that_a_crash_left_behind_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "rt.sock"
+    with bound(Endpoint("", 0, path)):
+        pass
+    assert path.exists()
+    with bound(Endpoint("", 0, path)), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+def test_a_port_in_use_is_named() -> None:
+    with bound(Endpoint("127.0.0.1", 0)) as sockets:
+        port = sockets[0].getsockname()[1]
+        message = refusal(Endpoint("127.0.0.1", port))
+        assert f"127.0.0.1:{port}" in message
+        assert "in use" in message
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "name\0", "a" * 70 + ".example", "not an address"])
+def test_an_address_that_is_not_ours_or_none_at_all_is_refused(host: str) -> None:
+    assert f"{host}:0" in refusal(Endpoint(host, 0))
+
+
+# Tornado leaves the socket of a path that it can't bind to the garbage collection.
+leaves_its_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@leaves_its_socket
+def test_a_path_that_is_no_socket_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "rt.sock"
+    path.write_text("somebody's file")
+    assert str(path) in refusal(Endpoint("", 0, path))
+    assert path.read_text() == "somebody's file"
+    gc.collect()
+
+
+@leaves_its_socket
+def test_a_path_in_no_folder_or_too_long_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing" / "rt.sock", tmp_path / ("x" * 200)):
+        assert str(path) in refusal(Endpoint("", 0, path))
+    gc.collect()
+
+
+@contextmanager
+def descriptors(soft: int) -> Iterator[None]:
+    """Let the process open descriptors below a number and no further."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
+def none_left() -> int:
+    """Return the lowest number that no descriptor has."""
+    free = os.dup(0)
+    os.close(free)
+    return free
+
+
+def test_as_many_descriptors_as_the_system_allows_may_be_open() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with descriptors(256):
+        assert raise_descriptor_limit() == hard
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert raise_descriptor_limit() == hard
+
+
+def test_some_descriptors_are_not_for_devices() -> None:
+    with descriptors(RESERVED_DESCRIPTORS + 156):
+        assert descriptors_for_devices() == 156
+    with descriptors(RESERVED_DESCRIPTORS - 10):
+        assert descriptors_for_devices() == 1
+
+
+class Answering(RequestHandler):
+    def get(self) -> None:
+        self.finish("here")
+
+
+async def asked(client: socket.socket, sockets: Sequence[socket.socket]) -> None:
+    """Connect and ask; the answer may be a while."""
+    client.settimeout(0)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, sockets[0].getsockname())
+    await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+
+async def answer(client: socket.socket) -> bytes:
+    loop = asyncio.get_running_loop()
+    parts = b""
+    while part := await asyncio.wait_for(loop.sock_recv(client, 4096), PATIENCE.total_seconds()):
+        parts += part
+    return parts
+
+
+@pytest.mark.gen_test
+async def test_a_listener_answers_until_it_is_stopped() -> None:
+    sockets = Endpoint("127.0.0.1", 0).bind()
+    at = sockets[0].getsockname()
+    server = Listener(Application([("/", Answering)]))
+    server.add_sockets(sockets)
+    for _ in range(3):
+        with socket.socket() as client:
+            await asked(client, sockets)
+            assert (await answer(client)).endswith(b"here")
+    server.stop()
+    await server.close_all_connections()
+    with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+        client.connect(at)
+
+
+@pytest.mark.gen_test
+async def test_a_listener_without_descriptors_pauses_and_goes_on_when_there_are_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listen, "ACCEPT_PAUSE", 0.1)
+    loop = asyncio.get_running_loop()
+    server = Listener(Application([("/", Answering)]))
+    sockets = Endpoint("127.0.0.1", 0).bind()
+    server.add_sockets(sockets)
+    with socket.socket() as client, capture_logs() as entries:
+        with descriptors(none_left()):
+            begun = loop.time()
+            await asked(client, sockets)
+            await eventually(lambda: len(entries) >= 3)
+            assert len(entries) <= 1 + (loop.time() - begun) / 0.1
+        assert {entry["event"] for entry in entries} == {"can't accept, pausing"}
+        assert (await answer(client)).endswith(b"here")
+    server.stop()
+    await server.close_all_connections()
+
+
+@pytest.mark.gen_test
+async def test_a_listener_may_be_stopped_while_it_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "ACCEPT_PAUSE", 0.1)
+    loop = asyncio.get_running_loop()
+    faults: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: faults.append(context))
+    server = Listener(Application([("/", Answering)]))
+    sockets = Endpoint("127.0.0.1", 0).bind()
+    server.add_sockets(sockets)
+    with socket.socket() as client, capture_logs() as entries:
+        with descriptors(none_left()):
+            await asked(client, sockets)
+            await eventually(lambda: entries)
+            server.stop()
+        # What would come at the end of the pause comes before this.
+        over = loop.create_future()
+        loop.call_later(0.3, over.set_result, None)
+        await over
+    assert faults == []
