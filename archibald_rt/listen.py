@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import resource
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -57,13 +58,25 @@ def _bind(host: str, port: int) -> Sequence[socket.socket]:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     with contextlib.ExitStack() as opened:
         sockets: list[socket.socket] = []
-        for family, address in dict.fromkeys((each[0], each[4][:2]) for each in found):
+        unavailable: OSError | None = None
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
             # With port 0 all addresses get the port that the first was given.
             at = sockets[0].getsockname()[1] if sockets else address[1]
-            listener = socket.create_server((address[0], at), family=family, backlog=BACKLOG)
+            try:
+                listener = socket.create_server(
+                    (address[0], at, *address[2:]), family=family, backlog=BACKLOG
+                )
+            except OSError as error:
+                # A name such as localhost can have an address of a family that is switched off.
+                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                    raise
+                unavailable = error
+                continue
             opened.push(listener)
             listener.settimeout(0)
             sockets.append(listener)
+        if not sockets and unavailable is not None:
+            raise unavailable
         opened.pop_all()
     return sockets
 

@@ -132,6 +132,9 @@ class SocketProtocol(WebSocketProtocol13):
                 self._lingering = asyncio.get_running_loop().create_task(self._linger())
             return
         super()._abort()
+        # Only now: what is put in before a close frame has to go out before it.
+        if hasattr(self, "outbox"):
+            self.outbox.close()
 
     async def _linger(self) -> None:
         try:

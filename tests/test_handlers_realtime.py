@@ -477,6 +477,18 @@ async def test_a_message_that_is_too_big_ends_the_connection_with_1009(tmp_path:
 
 
 @pytest.mark.gen_test
+async def test_the_close_frame_arrives_behind_what_was_already_owed(tmp_path: Path) -> None:
+    body = "x" * 30_000
+    async with harness(tmp_path, {"delivery.max_client_message": "1KiB"}) as server:
+        async with await server.connect("u") as device:
+            for number in range(400):
+                await server.emit({"userId": "u", "type": "A", "payload": [number, body]})
+            assert (await server.stats())["outboxBytes"] > 0
+            await device.send(json.dumps({"type": "a", "payload": body}))
+            assert (await device.closed())[0] == 1009
+
+
+@pytest.mark.gen_test
 async def test_a_device_too_many_is_closed_with_1013_until_another_goes(tmp_path: Path) -> None:
     async with harness(tmp_path, {"server.max_connections": "1"}) as server:
         async with await server.connect("u") as first:

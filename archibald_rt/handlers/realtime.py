@@ -13,7 +13,7 @@ from archibald_rt.emissions import RESERVED_PREFIX
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, CloseCode, LogBrokenError, LogError
 from archibald_rt.handlers.base import BaseHandler
-from archibald_rt.outbox import Outbox, Progress
+from archibald_rt.outbox import Progress
 from archibald_rt.protocol import PING, TEXT, V1, V2, Dialect, frame, token_of, type_of
 from archibald_rt.reception import ClientMessage, Reception
 from archibald_rt.session import Session
@@ -36,7 +36,6 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         self._identity: Identity | None = None
         self._session: Session | None = None
         self._dialect: Dialect = v1
-        self._outbox: Outbox | None = None
         self._pinged_at: float | None = None
         self._progress: Progress | None = None
 
@@ -89,7 +88,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         """Register the device, or close at once."""
         tuning = self._reception.tuning
         try:
-            self._outbox = self.connection.attach(self._reception.tick, limit=tuning.max_outbox)
+            outbox = self.connection.attach(self._reception.tick, limit=tuning.max_outbox)
         except StreamClosedError:
             return
         self._reception.opened(self)
@@ -106,7 +105,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         if resume:
             self._reception.counters.resumed += 1
         self._session = self._reception.receive(
-            self, self._identity, self._dialect, self._outbox, end=self._pump_failed
+            self, self._identity, self._dialect, outbox, end=self._pump_failed
         )
         self._session.start(resume)
 
@@ -139,8 +138,6 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         self._reception.closed(self)
         if self._session is not None:
             self._reception.dismiss(self, self._session)
-        if self._outbox is not None:
-            self._outbox.close()
 
     def end(self, code: int, reason: str) -> None:
         """Take the device out and close behind what is already in its outbox."""
