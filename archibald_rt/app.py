@@ -15,6 +15,7 @@ from archibald_rt.logs import log_request
 from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2
 from archibald_rt.reception import Reception
+from archibald_rt.shutdown import Underway
 from archibald_rt.timestamps import Stamper
 
 
@@ -42,6 +43,7 @@ def internal_app(
     order: OrderQueue,
     log: EventLog,
     reader: EmissionReader,
+    requests: Underway,
     *,
     emit_tokens: BearerTokens,
     read_tokens: BearerTokens,
@@ -53,6 +55,7 @@ def internal_app(
         **tokens,
         "reader": reader,
         "order": order,
+        "requests": requests,
         "epoch": log.epoch,
         "max_body": max_body,
     }

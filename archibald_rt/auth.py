@@ -13,7 +13,9 @@ from archibald_rt.errors import AuthError
 MAX_TOKEN = 8 * 1024
 """How many bytes a token may have."""
 
-_MAX_USER = 256
+MAX_USER = 256
+"""How many characters a user id may have."""
+
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE | re.ASCII)
 # The last second that RFC 3339 can write.
@@ -118,7 +120,7 @@ class TokenVerifier:
         value = claims[name]
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if not isinstance(value, str) or not 0 < len(value) <= _MAX_USER or _CONTROL.search(value):
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_USER or _CONTROL.search(value):
             raise AuthError(f"token refused: the claim {name} is no user id")
         try:
             value.encode()

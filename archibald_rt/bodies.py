@@ -3,6 +3,7 @@
 The types say what is allowed by themselves; what no type can say, `emissions` checks.
 """
 
+import json
 import re
 from typing import Annotated, TypeVar
 
@@ -89,16 +90,36 @@ def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes, path: str = "") ->
     except msgspec.ValidationError as error:
         raise _refused(str(error), path) from None
     except RecursionError:
-        raise EmissionError(
-            f"{path or 'the body'}: nested deeper than {MAX_NESTING} levels", field=path
-        ) from None
-    except UnicodeDecodeError:
-        raise EmissionError(f"{path or 'the body'}: an unpaired surrogate", field=path) from None
-    except msgspec.DecodeError as error:
-        detail = str(error)
-        if "truncated" in detail:
-            detail += ", or holds an unpaired surrogate"
-        raise EmissionError(f"{path or 'the body'}: {detail}", field=path) from None
+        raise _unreadable(f"nested deeper than {MAX_NESTING} levels", path) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not data.strip():
+            raise _unreadable("expected JSON, it is empty", path) from None
+        field = _unpaired_surrogate(data)
+        if field is not None:
+            place = f"{path}.{field}".lstrip(".")
+            raise _unreadable("holds an unpaired surrogate", place) from None
+        raise _unreadable(str(error), path) from None
+
+
+def _unreadable(detail: str, path: str) -> EmissionError:
+    return EmissionError(f"{path or 'the body'}: {detail}", field=path)
+
+
+def _unpaired_surrogate(data: bytes) -> str | None:
+    """Find the first field with an unpaired surrogate, which msgspec refuses without a place."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    items = enumerate(value) if isinstance(value, list) else [(None, value)]
+    for index, item in items:
+        for name, content in item.items() if isinstance(item, dict) else ():
+            try:
+                json.dumps([name, content], ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                shown = name.encode("utf-8", "replace").decode()[:_KEY_SHOWN]
+                return shown if index is None else f"[{index}].{shown}"
+    return None
 
 
 def _refused(message: str, path: str) -> EmissionError:

@@ -6,7 +6,7 @@ its bytes.
 """
 
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -57,9 +57,9 @@ class EmissionReader:
         _check_utf8(body)
         if body.lstrip()[:1] == b"[":
             items = decode_batch(body)
-            return self._expand(items, _item_path), True
+            return self._expand(items, batch=True), True
         item = decode_emission(body)
-        return self._expand([item], _no_path), item.userIds is not UNSET
+        return self._expand([item], batch=False), item.userIds is not UNSET
 
     def read_lines(self, body: bytes) -> list[Emission]:
         """Read an NDJSON body of ``/internal/emit``: an emission a line, empty lines skipped.
@@ -68,18 +68,16 @@ class EmissionReader:
         """
         _check_utf8(body)
         lines = [line for line in body.split(b"\n") if line.strip()]
-        items = [decode_emission(line, path=_item_path(index)) for index, line in enumerate(lines)]
-        return self._expand(items, _item_path)
+        items = [decode_emission(line, path=_path(index)) for index, line in enumerate(lines)]
+        return self._expand(items, batch=True)
 
     def read_broadcast(self, body: bytes) -> Emission:
         """Read a JSON body of ``/internal/broadcast``. Raises `EmissionError`."""
         _check_utf8(body)
         item = decode_broadcast(body)
-        return self._emission(item, None, *self._content(item, ""), path="")
+        return self._emission(item, None, *self._content(item, ""), index=None)
 
-    def _expand(
-        self, items: Sequence[EmissionBody], path_of: Callable[[int], str]
-    ) -> list[Emission]:
+    def _expand(self, items: Sequence[EmissionBody], *, batch: bool) -> list[Emission]:
         if not items:
             raise EmissionError("the batch is empty: expected at least one emission")
         count = sum(1 if item.userIds is UNSET else len(item.userIds) for item in items)
@@ -89,11 +87,12 @@ class EmissionReader:
                 status=413,
             )
         emissions: list[Emission] = []
-        for index, item in enumerate(items):
-            path = path_of(index)
+        for place, item in enumerate(items):
+            index = place if batch else None
+            path = _path(index)
             users = _users(item, path)
             content = self._content(item, path)
-            emissions.extend(self._emission(item, user, *content, path=path) for user in users)
+            emissions.extend(self._emission(item, user, *content, index=index) for user in users)
         return emissions
 
     def _content(self, item: BroadcastBody, path: str) -> tuple[bytes, str, int]:
@@ -134,8 +133,9 @@ class EmissionReader:
         timestamp: str,
         instant: int,
         *,
-        path: str,
+        index: int | None,
     ) -> Emission:
+        path = _path(index)
         if item.durable is not UNSET:
             durable = item.durable
         else:
@@ -149,7 +149,7 @@ class EmissionReader:
         for name, value in (("key", key), ("conflate", conflate)):
             if value is not None and CONTROL.search(value):
                 raise _bad(path, name, "expected no control characters")
-        return Emission(user, tail, timestamp, instant, durable, key, conflate)
+        return Emission(user, tail, timestamp, instant, durable, key, conflate, index)
 
 
 def _users(item: EmissionBody, path: str) -> list[str]:
@@ -195,12 +195,8 @@ def _check_utf8(body: bytes) -> None:
         raise EmissionError(f"the body is not UTF-8: byte {error.start} is wrong") from None
 
 
-def _item_path(index: int) -> str:
-    return f"[{index}]"
-
-
-def _no_path(_index: int) -> str:
-    return ""
+def _path(index: int | None) -> str:
+    return "" if index is None else f"[{index}]"
 
 
 def _bad(path: str, name: str, expected: str, *, status: int = 400) -> EmissionError:
@@ -211,15 +207,16 @@ def _bad(path: str, name: str, expected: str, *, status: int = 400) -> EmissionE
 def key_conflict(emissions: Sequence[Emission], indexes: Sequence[int]) -> EmissionError:
     """Return the refusal (409) of a request some of whose keys were used otherwise.
 
-    ``indexes`` are their places among the durable ones of the emissions.
+    ``indexes`` are their places among the durable ones of the emissions; the refusal names
+    the items of the batch.
     """
-    places = [index for index, each in enumerate(emissions) if each.durable]
-    conflicts = [places[index] for index in indexes]
-    alone = len(emissions) == 1
-    keys = "key" if alone else ", ".join(f"[{index}].key" for index in conflicts)
+    durable = [each for each in emissions if each.durable]
+    items = [durable[index].item for index in indexes]
+    places = dict.fromkeys(item for item in items if item is not None)
+    keys = ", ".join(f"[{item}].key" for item in places) or "key"
     return EmissionError(
         f"{keys}: this key was used before with another type or payload",
         field=keys,
         status=409,
-        indexes=conflicts,
+        indexes=tuple(places),
     )

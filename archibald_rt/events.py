@@ -28,6 +28,7 @@ class Emission(msgspec.Struct, frozen=True, gc=False):
 
     ``user`` is None for a broadcast. ``instant`` is the timestamp in nanoseconds since 1970.
     ``key`` makes a durable one idempotent, ``conflate`` lets a newer transient one replace it.
+    ``item`` is its place in the batch it came in, None if it came alone.
     """
 
     user: str | None
@@ -37,6 +38,7 @@ class Emission(msgspec.Struct, frozen=True, gc=False):
     durable: bool
     key: str | None = None
     conflate: str | None = None
+    item: int | None = None
 
     @property
     def content(self) -> bytes:

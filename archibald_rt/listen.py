@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import resource
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -42,12 +43,23 @@ class Endpoint:
         try:
             if self.unix_socket is not None:
                 path = str(self.unix_socket)
+                _refuse_if_in_use(path)
                 return [bind_unix_socket(path, mode=self.unix_socket_mode, backlog=BACKLOG)]
             return _bind(self.host, self.port)
         except (OSError, ValueError, OverflowError) as error:
             place = self.unix_socket or f"{self.host}:{self.port}"
             reason = getattr(error, "strerror", None) or str(error)
             raise ListenError(f"can't listen on {place}: {reason}") from error
+
+
+def _refuse_if_in_use(path: str) -> None:
+    """Raise `OSError` if somebody listens at the path; what a dead server left is no hindrance."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _bind(host: str, port: int) -> Sequence[socket.socket]:

@@ -70,6 +70,8 @@ def configure(*, level: str, log_format: str, stream: TextIO | None = None) -> N
     root.setLevel(level.upper())
     # At its debug level it writes every statement's values, payloads included.
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+    # Below it repeats malformed requests, in which a token may stand in any spelling.
+    logging.getLogger("tornado.general").setLevel(logging.WARNING)
 
 
 def mask_secrets(

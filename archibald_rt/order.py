@@ -195,7 +195,9 @@ class OrderQueue:
         except LogError as error:
             self._failed(error)
             return iter(()), error
-        self._watch.worked()
+        if any(not each.duplicate for result in results for each in _stored(result)):
+            # Nothing but duplicates stores nothing, and so shows nothing.
+            self._watch.worked()
         return iter(results), None
 
     async def _dispatch(self, request: _Request, stored: Sequence[Stored]) -> list[Outcome]:
@@ -246,6 +248,10 @@ class OrderQueue:
             self._failed(error)
         else:
             self._watch.worked()
+
+
+def _stored(result: list[Stored] | KeyConflict) -> Sequence[Stored]:
+    return () if isinstance(result, KeyConflict) else result
 
 
 def _fail(request: _Request, error: BaseException) -> None:

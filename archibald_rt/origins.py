@@ -7,6 +7,14 @@ from urllib.parse import urlsplit
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|null")
+
+
+def is_origin(text: str) -> bool:
+    """Whether a text is an origin as browsers send it, and so as it can be configured."""
+    return _ORIGIN.fullmatch(text) is not None
+
+
 class OriginPolicy:
     """The origins (RFC 6454) whose pages may connect: the server's own, and those listed.
 

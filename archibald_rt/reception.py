@@ -1,7 +1,5 @@
 """What every device of a server is received with, whatever it connects by."""
 
-import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -14,10 +12,11 @@ import structlog
 from archibald_rt.auth import Identity, TokenVerifier
 from archibald_rt.eventlog import EventLog
 from archibald_rt.hub import Hub
-from archibald_rt.origins import OriginPolicy
+from archibald_rt.origins import OriginPolicy, is_origin
 from archibald_rt.outbox import Outbox, Tick
 from archibald_rt.protocol import Dialect
 from archibald_rt.session import Session
+from archibald_rt.shutdown import Underway
 from archibald_rt.sweep import Sweep, Swept
 
 _PAGE_EVENTS, _PAGE_BYTES = 500, 512 * 1024
@@ -25,6 +24,8 @@ _PAGE_EVENTS, _PAGE_BYTES = 500, 512 * 1024
 
 _ORIGINS_LOGGED = 1000
 """How many foreign origins are remembered as logged."""
+
+_ORIGIN_SHOWN = 200
 
 _logger = structlog.stdlib.get_logger("archibald_rt.reception")
 
@@ -107,10 +108,8 @@ class Reception:
         self._sweep = sweep
         self._on_message = on_message
         self._devices: dict[Device, None] = {}
-        # Every connection from its handshake to its end, refused ones included.
-        self._open: set[Device] = set()
-        self._all_closed = asyncio.Event()
-        self._all_closed.set()
+        self.connections = Underway()
+        """Every connection from its handshake to its end, refused ones included."""
         self._origins_logged: set[str] = set()
 
     @property
@@ -130,9 +129,8 @@ class Reception:
             return True
         if origin not in self._origins_logged and len(self._origins_logged) < _ORIGINS_LOGGED:
             self._origins_logged.add(origin)
-            _logger.warning(
-                "origin refused", origin=origin, allow_by=f"[server] allowed_origins = {origin}"
-            )
+            hint = {"allow_by": f"[server] allowed_origins = {origin}"} if is_origin(origin) else {}
+            _logger.warning("origin refused", origin=origin[:_ORIGIN_SHOWN], **hint)
         return False
 
     def receive(
@@ -168,22 +166,6 @@ class Reception:
         """Have a device's connection ended when its token expires."""
         expires = identity.expires
         self._sweep.expire_at(device, None if expires is None else expires + self.tuning.leeway)
-
-    def opened(self, device: Device) -> None:
-        """Count a connection from its handshake on."""
-        self._open.add(device)
-        self._all_closed.clear()
-
-    def closed(self, device: Device) -> None:
-        """Count a connection no more. Doing it again does nothing."""
-        self._open.discard(device)
-        if not self._open:
-            self._all_closed.set()
-
-    async def all_closed(self, within: float) -> None:
-        """Wait until no connection is open, but no longer than so many seconds."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_closed.wait(), within)
 
     def dismiss(self, device: Device, session: Session) -> None:
         """Take a device out: it gets nothing more. Doing it again does nothing."""

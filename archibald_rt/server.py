@@ -34,7 +34,7 @@ from archibald_rt.settings import (
     require_secrets,
     set_without_effect,
 )
-from archibald_rt.shutdown import Shutdown
+from archibald_rt.shutdown import Shutdown, Underway
 from archibald_rt.sweep import Sweep
 from archibald_rt.timestamps import Stamper
 
@@ -48,7 +48,7 @@ LONGEST_STEP = 0.25
 """How many seconds at most lie between two closes of a drain; a handful is closed soon."""
 
 LONGEST_GOODBYE = 1.0
-"""For how many seconds at most the last devices may answer the close."""
+"""For how many seconds at most requests are read to their end, and closes answered."""
 
 _PUBLIC_BODY = 64 * 1024
 _INTERNAL_IDLE = 3600.0
@@ -70,6 +70,8 @@ class Server:
         self._order = order
         self._drain = drain
         self._http: list[Listener] = []
+        self.requests = Underway()
+        """The emissions that are being read or served."""
 
     def listen(self, public: Listener, internal: Listener, settings: Settings) -> None:
         """Listen on both endpoints. Raises `ListenError`."""
@@ -101,9 +103,22 @@ class Server:
         for device in devices:
             device.end(CloseCode.GOING_AWAY, "Server going away")
             await asyncio.sleep(step)
-        await self._reception.all_closed(min(self._drain * 0.2, LONGEST_GOODBYE))
+        goodbye = min(self._drain * 0.2, LONGEST_GOODBYE)
+        await self.requests.over(goodbye)
+        await self._reception.connections.over(goodbye)
         for http in self._http:
             await http.close_all_connections()
+
+
+def check(settings: Settings) -> None:
+    """Raise `ConfigError` for settings that are right by themselves but start no server."""
+    require_secrets(settings)
+    if settings.log.engine != "sqlite":
+        raise ConfigError(f"[log] engine: {settings.log.engine} is not there yet, only sqlite")
+    if not any(name.startswith("HS") for name in settings.auth.algorithms):
+        raise ConfigError(
+            "[auth] algorithms: none of them verifies a token by a shared secret, such as HS256"
+        )
 
 
 @asynccontextmanager
@@ -114,13 +129,11 @@ async def running(
 
     Raises `ConfigError`, `LogOpenError` or `ListenError`, each with a message of one line.
     """
-    require_secrets(settings)
-    if settings.log.engine != "sqlite":
-        raise ConfigError(f"[log] engine: {settings.log.engine} is not there yet, only sqlite")
+    check(settings)
     auth, delivery, internal = settings.auth, settings.delivery, settings.internal
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(open_sqlite(settings.log.path))
-        stamp = Stamper()
+        stamp = Stamper(not_before_ms=log.last_commit_ms)
         shutdown = Shutdown()
         hub = Hub(log.head, recent=RECENT)
         sweep = Sweep(heartbeat=delivery.heartbeat, stall_timeout=delivery.stall_timeout)
@@ -175,6 +188,7 @@ async def running(
                 order,
                 log,
                 reader,
+                server.requests,
                 emit_tokens=BearerTokens(internal.emit_tokens),
                 read_tokens=BearerTokens(internal.read_tokens),
                 max_body=internal.max_body,
@@ -189,9 +203,7 @@ async def running(
         yield server
 
 
-async def serve(
-    settings: Settings, *, on_listening: Callable[[Settings, Server], None] | None = None
-) -> int:
+async def serve(settings: Settings, *, on_listening: Callable[[Server], None] | None = None) -> int:
     """Run a server until SIGTERM or SIGINT; returns the exit code.
 
     The first signal drains, a second one ends the process at once with 1. ``on_listening`` is
@@ -213,6 +225,7 @@ async def serve(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
+        _warn_of_short_secrets(settings)
         if unused := set_without_effect(settings):
             _logger.warning("set, but without effect in this release", keys=", ".join(unused))
         _logger.info(
@@ -224,10 +237,21 @@ async def serve(
             connections=server.max_connections,
         )
         if on_listening is not None:
-            on_listening(settings, server)
+            on_listening(server)
         await server.shutdown.wanted()
     _logger.info("stopped")
     return 0 if server.shutdown.fault is None else 1
+
+
+def _warn_of_short_secrets(settings: Settings) -> None:
+    # RFC 7518, section 3.2: a key is to be as long as the hash.
+    sizes = {"HS256": 32, "HS384": 48, "HS512": 64}
+    shortest = min(len(secret.encode()) for secret in settings.auth.jwt_secret)
+    for name in settings.auth.algorithms:
+        if shortest < sizes.get(name, 0):
+            _logger.warning(
+                "[auth] jwt_secret is shorter than it should be", algorithm=name, bytes=sizes[name]
+            )
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

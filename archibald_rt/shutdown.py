@@ -1,6 +1,8 @@
-"""Whether the server has to end, and why."""
+"""Whether the server has to end, and why; what its end has to wait for."""
 
 import asyncio
+import contextlib
+from collections.abc import Hashable
 
 import structlog
 
@@ -39,3 +41,28 @@ class Shutdown:
     async def wanted(self) -> None:
         """Wait until the server has to end."""
         await self._wanted.wait()
+
+
+class Underway:
+    """What has begun and not ended, such as the requests that a drain waits for."""
+
+    def __init__(self) -> None:
+        self._those: set[Hashable] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def enter(self, one: Hashable) -> None:
+        """Count something from now on."""
+        self._those.add(one)
+        self._none.clear()
+
+    def leave(self, one: Hashable) -> None:
+        """Count it no more. Doing it again does nothing."""
+        self._those.discard(one)
+        if not self._those:
+            self._none.set()
+
+    async def over(self, within: float) -> None:
+        """Wait until nothing is underway, but no longer than so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none.wait(), within)

@@ -80,12 +80,13 @@ def from_epoch(seconds: float) -> str:
 class Stamper:
     """The server's own stamps: UTC milliseconds, never earlier than the last one given.
 
-    A clock that is set back therefore stands still until it has caught up.
+    A clock that is set back therefore stands still until it has caught up; with
+    ``not_before_ms`` (milliseconds since 1970) also across a restart.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, *, not_before_ms: int = 0) -> None:
         self._clock = clock
-        self._last_ms = 0
+        self._last_ms = not_before_ms
         self._text = ""
 
     def __call__(self) -> str:
@@ -95,7 +96,7 @@ class Stamper:
     def with_instant(self) -> tuple[str, int]:
         """Return the stamp of this moment and the same in nanoseconds since 1970."""
         now_ms = int(self._clock() * 1000)
-        if now_ms > self._last_ms:
-            self._last_ms = now_ms
-            self._text = from_epoch(now_ms / 1000)
+        if now_ms > self._last_ms or not self._text:
+            self._last_ms = max(now_ms, self._last_ms)
+            self._text = from_epoch(self._last_ms / 1000)
         return self._text, self._last_ms * 1_000_000

@@ -495,6 +495,10 @@ class LogView:
     def head(self) -> int:
         return self._log.head
 
+    @property
+    def last_commit_ms(self) -> int:
+        return self._log.last_commit_ms
+
     async def append(
         self, groups: Sequence[Sequence[Emission]]
     ) -> list[list[Stored] | KeyConflict]:

@@ -71,7 +71,7 @@ def test_tail_follows_a_user_through_a_restart_of_the_server(tmp_path: Path) -> 
         command(tmp_path, "emit", "u", "AFTER", extra=ports)
         lines.append(tail.stdout.readline())
         tail.send_signal(signal.SIGINT)
-        assert tail.wait(PATIENCE) == 1
+        assert tail.wait(PATIENCE) == 0
     assert [json.loads(line)["type"] for line in lines] == ["BEFORE", "AFTER"]
 
 
@@ -171,3 +171,34 @@ def test_help_is_there_for_every_command(tmp_path: Path) -> None:
     for name in ("serve", "emit", "tail", "token", "config"):
         assert name in listed.stdout
         assert command(tmp_path, name, "--help").returncode == 0
+
+
+def test_serve_dev_does_not_show_secrets_that_are_configured(tmp_path: Path) -> None:
+    with started(tmp_path, "serve", "--dev") as server:
+        assert server.stdout is not None
+        printed = ""
+        while "curl" not in printed or not printed.endswith("'\n"):
+            printed += server.stdout.readline()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE) == 0
+    assert "(as configured)" in printed
+    assert SECRET not in printed
+    assert EMIT_TOKEN not in printed
+
+
+def test_config_check_refuses_what_serve_refuses(tmp_path: Path) -> None:
+    for extra in ({"ARCHIBALD_RT_LOG_ENGINE": "nats"}, {"ARCHIBALD_RT_AUTH_ALGORITHMS": "ES256"}):
+        for arguments in (("config", "check"), ("serve",)):
+            ended = command(tmp_path, *arguments, extra=extra)
+            assert ended.returncode == 2
+            one_line(ended)
+
+
+def test_a_payload_may_be_a_negative_number_and_a_user_must_be_one(
+    tmp_path: Path, ports: dict[str, str]
+) -> None:
+    assert command(tmp_path, "emit", "u", "A", "-1", extra=ports).returncode == 0
+    for user in ("", "x" * 257):
+        wrong = command(tmp_path, "token", user)
+        assert wrong.returncode == 2
+        one_line(wrong)

@@ -558,7 +558,7 @@ def test_an_error_in_a_line_counts_lines_without_the_empty_ones() -> None:
     good = json.dumps(emission()).encode()
     assert refusal_of_lines(b"\n\n" + good + b"\n\n{}\n").field == "[1].type"
     assert refusal_of_lines(good + b"\n\n{\n").field == "[1]"
-    assert refusal_of_lines(good + b"\n" + with_payload(b'"\\ud800"')).field == "[1]"
+    assert refusal_of_lines(good + b"\n" + with_payload(b'"\\ud800"')).field == "[1].payload"
 
 
 @pytest.mark.parametrize("line", [b"[]", b'[{"userId":"u","type":"T"}]', b"null", b"1"])

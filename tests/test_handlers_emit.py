@@ -1,17 +1,20 @@
 """``POST /internal/emit`` and ``/internal/broadcast``, over real sockets."""
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tornado.httpclient import HTTPResponse
+from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPResponse
 
-from support import EMIT_TOKEN, READ_TOKEN, harness
+from processes import ServerProcess, serving
+from support import EMIT_TOKEN, READ_TOKEN, Harness, harness, settings_for
 
 CURSOR = re.compile(r"[0-9a-f]+:(\d+)")
 
@@ -343,3 +346,67 @@ async def test_the_payload_reaches_devices_as_it_was_written(tmp_path: Path) -> 
         async with await server.connect("u", lastEventId="earliest") as later:
             await later.next()
             assert f'"payload":{expected},"timestamp":' in (await later.text() or "")
+
+
+@pytest.mark.gen_test
+async def test_a_conflict_names_the_items_of_the_batch(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        await server.emit({"userId": "k", "type": "A", "key": "1"})
+        batch = [{"userIds": ["m", "n"], "type": "A"}, {"userId": "k", "type": "B", "key": "1"}]
+        response = await server.post("/internal/emit", json.dumps(batch).encode())
+        assert response.code == 409
+        problem = problem_of(response)
+        assert (problem["field"], problem["indexes"]) == ("[1].key", [1])
+        both = {"userIds": ["m", "k"], "type": "B", "key": "1"}
+        response = await server.post("/internal/emit", json.dumps(both).encode())
+        assert problem_of(response)["field"] == "key"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"userId":"u","type":"A","payload":{"a":["\\ud800"]}}', "payload"),
+        (b'[{"userId":"u","type":"A"},{"userId":"\\udc00","type":"A"}]', "[1].userId"),
+        (b'{"userId":"u","type":"A","payload":"\\ud83d\\u0041"}', "payload"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_an_unpaired_surrogate_is_found_and_its_field_named(
+    tmp_path: Path, body: bytes, field: str
+) -> None:
+    async with harness(tmp_path) as server:
+        response = await server.post("/internal/emit", body)
+        assert response.code == 400
+        assert problem_of(response)["field"] == field
+        assert "surrogate" in problem_of(response)["detail"]
+
+
+@pytest.mark.parametrize("path", ["/internal/stats", "/internal/nothing", "/internal/emit"])
+@pytest.mark.parametrize("bearer", [None, EMIT_TOKEN])
+def test_a_body_of_no_use_is_not_kept(tmp_path: Path, path: str, bearer: str | None) -> None:
+    with serving(tmp_path, {"ARCHIBALD_RT_INTERNAL_MAX_BODY": "1MiB"}) as process:
+        before = peak_memory(process.pid)
+        asyncio.run(_send_much(process, path, bearer))
+        assert peak_memory(process.pid) - before < 50 * 2**20
+
+
+def peak_memory(pid: int) -> int:
+    """Return the most memory that a process has had so far, in bytes (proc(5), VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+async def _send_much(process: ServerProcess, path: str, bearer: str | None) -> None:
+    server = Harness(process, settings_for(Path()))
+    piece = b" " * 2**20
+
+    async def pieces(write: Callable[[bytes], Awaitable[None]]) -> None:
+        for _ in range(200):
+            await write(piece)
+
+    headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+    with contextlib.suppress(HTTPError, OSError):
+        await AsyncHTTPClient().fetch(
+            process.internal_url + path, method="POST", body_producer=pieces, headers=headers
+        )
+    await server.emit({"userId": "u", "type": "A"})

@@ -25,10 +25,15 @@ STAMP = "2026-01-01T00:00:00.000Z"
 
 
 def emission(
-    number: int = 0, *, user: str | None = "u", durable: bool = True, key: str | None = None
+    number: int = 0,
+    *,
+    user: str | None = "u",
+    durable: bool = True,
+    key: str | None = None,
+    item: int | None = None,
 ) -> Emission:
     tail = b'"type":"A","payload":%d,"timestamp":"%b"}' % (number, STAMP.encode())
-    return Emission(user, tail, STAMP, 0, durable, key)
+    return Emission(user, tail, STAMP, 0, durable, key, item=item)
 
 
 class Gate:
@@ -41,6 +46,7 @@ class Gate:
         self.groups: list[int] = []
         self.probes = 0
         self.failing: Exception | None = None
+        self.failing_probe: Exception | None = None
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._log, name)
@@ -56,8 +62,8 @@ class Gate:
 
     async def probe(self) -> None:
         self.probes += 1
-        if self.failing is not None:
-            raise self.failing
+        if (failing := self.failing or self.failing_probe) is not None:
+            raise failing
         await self._log.probe()
 
 
@@ -147,7 +153,9 @@ async def test_a_refused_request_takes_nobody_with_it(tmp_path: Path) -> None:
         blocking = made.submit(emission())
         await eventually(lambda: len(made.log.groups) == 2)
         before = made.submit(emission(2))
-        refused = made.submit(emission(3), emission(4, durable=False), emission(5, key="k"))
+        refused = made.submit(
+            emission(3, item=0), emission(4, durable=False, item=1), emission(5, key="k", item=2)
+        )
         after = made.submit(emission(6))
         made.log.open.set()
         with pytest.raises(EmissionError) as caught:
@@ -234,3 +242,20 @@ async def test_a_closed_line_finishes_what_it_holds_and_takes_nothing_more(tmp_p
         with pytest.raises(DrainingError):
             made.submit(emission())
         await made.order.close()
+
+
+@pytest.mark.gen_test
+async def test_a_commit_of_duplicates_alone_does_not_show_that_commits_work(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        await made.submit(emission(1, key="k"))
+        made.log.failing = LogUnavailableError("the disk is full")
+        with pytest.raises(LogUnavailableError):
+            await made.submit(emission(2))
+        # What stores nothing goes well on a full disk.
+        made.log.failing, probes = None, made.log.probes
+        made.log.failing_probe = LogUnavailableError("the disk is full")
+        assert (await made.submit(emission(1, key="k")))[0].duplicate
+        assert made.order.fault is not None
+        await eventually(lambda: made.log.probes > probes)
+        made.log.failing_probe = None
+        await eventually(lambda: made.order.fault is None)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from archibald_rt import timestamps
 from archibald_rt.errors import ConfigError, ListenError, LogOpenError
 from archibald_rt.server import running
 from processes import ServerProcess, command, serving
@@ -280,6 +281,8 @@ def test_it_names_the_settings_that_have_no_effect_yet(tmp_path: Path) -> None:
         ({"ARCHIBALD_RT_SERVER_PROT": "1"}, 2, "SERVER_PORT"),
         ({"ARCHIBALD_RT_LOG_ENGINE": "nats"}, 2, "[log] engine"),
         ({"ARCHIBALD_RT_LOG_PATH": "/dev/null/x.db"}, 1, "/dev/null/x.db"),
+        ({"ARCHIBALD_RT_LOG_PATH": "/"}, 1, "log /"),
+        ({"ARCHIBALD_RT_AUTH_ALGORITHMS": "RS256"}, 2, "[auth] algorithms"),
         ({"ARCHIBALD_RT_SERVER_HOST": "192.0.2.1"}, 1, "192.0.2.1"),
     ],
 )
@@ -327,3 +330,69 @@ async def _use_every_token(process: ServerProcess, good: str, bad: str) -> None:
     writer.write(f"GET /ws/realtime?token={good} HTTP/1.1\nbroken\n\n".encode())
     await reader.read()
     writer.close()
+
+
+@pytest.mark.gen_test
+async def test_stamps_do_not_go_back_when_the_clock_was_set_back_over_a_restart(
+    tmp_path: Path,
+) -> None:
+    async with harness(tmp_path) as server:
+        await server.emit({"userId": "u", "type": "A"})
+    ahead = int((time.time() + 3600) * 1000)
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as log, log:
+        log.execute("UPDATE commits SET committed = ?", (ahead,))
+    async with harness(tmp_path) as server:
+        stamp = (await server.emit({"userId": "u", "type": "A"}))["timestamp"]
+        assert timestamps.parse(stamp) == ahead * 1_000_000
+
+
+@pytest.mark.gen_test
+async def test_a_log_is_one_log_by_whatever_link_it_is_named(tmp_path: Path) -> None:
+    async with harness(tmp_path):
+        (tmp_path / "link.db").symlink_to(tmp_path / "events.db")
+        linked = settings_for(tmp_path, {"log.path": str(tmp_path / "link.db")})
+        with pytest.raises(LogOpenError, match="another server"):
+            async with running(linked):
+                pass
+
+
+@pytest.mark.gen_test
+async def test_a_unix_socket_in_use_is_not_taken_over_but_a_dead_ones_is(tmp_path: Path) -> None:
+    path = str(tmp_path / "internal.sock")
+    other = tmp_path / "other"
+    async with harness(tmp_path, {"internal.unix_socket": path}):
+        with pytest.raises(ListenError, match="in use"):
+            async with harness(other, {"internal.unix_socket": path}):
+                pass
+    async with harness(other, {"internal.unix_socket": path}):
+        answer = await post_by_path(Path(path), b'{"userId":"u","type":"A"}')
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.gen_test
+async def test_a_request_half_read_when_the_drain_begins_is_answered_503(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"server.drain": "5s"}) as server:
+        at = urlsplit(server.server.internal_url)
+        reader, writer = await asyncio.open_connection(at.hostname, at.port)
+        body = b'{"userId":"u","type":"A"}'
+        writer.write(
+            b"POST /internal/emit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (EMIT_TOKEN.encode(), len(body), body[:5])
+        )
+        # Read by the server once a later request was answered.
+        await server.stats()
+        sending = asyncio.create_task(_when_refused(at.port, writer, body[5:]))
+    await sending
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"Connection: close" in answer
+    writer.close()
+
+
+async def _when_refused(port: int | None, writer: asyncio.StreamWriter, rest: bytes) -> None:
+    """Send the rest once the server takes no connections any more."""
+    with contextlib.suppress(OSError):
+        while True:
+            (await asyncio.open_connection("127.0.0.1", port))[1].close()
+    writer.write(rest)

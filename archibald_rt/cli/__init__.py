@@ -1,8 +1,10 @@
 """The command line, ``archibald-rt``."""
 
 import sys
+import warnings
 
 import click
+from jwt.warnings import InsecureKeyLengthWarning
 
 from archibald_rt import __version__
 from archibald_rt.cli.config import config
@@ -31,8 +33,13 @@ def main() -> None:
 
     Every error is one line on stderr.
     """
+    # The server and `token` say it themselves, in one line.
+    warnings.simplefilter("ignore", InsecureKeyLengthWarning)
     try:
         code = cli.main(prog_name="archibald-rt", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(WRONG_USAGE)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "archibald-rt"
         _fail(f"{error.format_message()} (see {path} --help)", WRONG_USAGE)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
+from archibald_rt import server
 from archibald_rt.cli.options import config_option, load_settings
-from archibald_rt.settings import describe, require_secrets, set_without_effect
+from archibald_rt.settings import describe, set_without_effect
 
 
 @click.group()
@@ -18,7 +19,7 @@ def config() -> None:
 def check(config_path: Path | None) -> None:
     """Say whether the server would start with it."""
     settings = load_settings(config_path)
-    require_secrets(settings)
+    server.check(settings)
     for name in set_without_effect(settings):
         click.echo(f"{name} is set, but without effect in this release", err=True)
     click.echo("the configuration is good")

@@ -21,7 +21,8 @@ class EmitError(ArchibaldError):
     """The server could not be reached, or refused the emission."""
 
 
-@click.command()
+# A payload such as -1 is no option.
+@click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, metavar="[USER] TYPE [PAYLOAD|-]")
 @click.option("--broadcast", is_flag=True, help="To everybody: leave out USER.")
 @click.option("--durable/--transient", default=None, help="As against the configured classes.")

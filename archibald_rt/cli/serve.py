@@ -23,11 +23,14 @@ DEV_USER = "demo"
 def serve(config_path: Path | None, *, dev: bool) -> None:
     """Run the server until SIGTERM or SIGINT."""
     settings = load_settings(config_path)
-    if dev:
-        settings = load_settings(config_path, _throw_away(settings))
+    made = _throw_away(settings) if dev else {}
+    settings = load_settings(config_path, made) if made else settings
     logs.configure(level=settings.logging.level, log_format=settings.logging.format)
-    on_listening = _say_how_to_try if dev else None
-    sys.exit(asyncio.run(server.serve(settings, on_listening=on_listening)))
+
+    def say_how_to_try(running: server.Server) -> None:
+        click.echo(_how_to_try(settings, running, made))
+
+    sys.exit(asyncio.run(server.serve(settings, on_listening=say_how_to_try if dev else None)))
 
 
 def _throw_away(settings: Settings) -> dict[tuple[str, str], str]:
@@ -37,22 +40,26 @@ def _throw_away(settings: Settings) -> dict[tuple[str, str], str]:
         made["auth", "jwt_secret"] = secrets.token_urlsafe(32)
     if not settings.internal.emit_tokens:
         made["internal", "emit_tokens"] = secrets.token_urlsafe(32)
-    if not settings.server.allowed_origins:
+    # Any page may try out a server of throw-away tokens, but not one with real ones.
+    if made.get(("auth", "jwt_secret")) and not settings.server.allowed_origins:
         made["server", "allowed_origins"] = "*"
     return made
 
 
-def _say_how_to_try(settings: Settings, running: server.Server) -> None:
+def _how_to_try(
+    settings: Settings, running: server.Server, made: dict[tuple[str, str], str]
+) -> str:
+    """Return lines to paste; only secrets that were made for this run are shown in them."""
     token = mint(settings, DEV_USER)
     socket_url = running.public_url.replace("http", "ws", 1) + "/ws/realtime"
     emission = json.dumps({"userId": DEV_USER, "type": "HELLO", "payload": {"text": "it works"}})
-    # For a person at a terminal, who asked for secrets to be shown: not a log line.
-    click.echo(
-        f"""
-A server to try out. Its secrets are thrown away when it stops.
+    secret = made.get(("auth", "jwt_secret"), "(as configured)")
+    emit_token = made.get(("internal", "emit_tokens"), "(as configured)")
+    return f"""
+A server to try out. Secrets that are shown here are thrown away when it stops.
 
-  jwt secret   {settings.auth.jwt_secret[0]}
-  emit token   {settings.internal.emit_tokens[0]}
+  jwt secret   {secret}
+  emit token   {emit_token}
   user token   {token}   (user {DEV_USER})
 
 Listen, in the console of any browser page:
@@ -63,7 +70,6 @@ Listen, in the console of any browser page:
 Emit, in another terminal:
 
   curl {running.internal_url}/internal/emit \\
-    -H 'Authorization: Bearer {settings.internal.emit_tokens[0]}' \\
+    -H 'Authorization: Bearer {emit_token}' \\
     -H 'Content-Type: application/json' -d '{emission}'
 """
-    )

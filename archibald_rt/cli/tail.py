@@ -1,10 +1,12 @@
 """``archibald-rt tail``."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import click
 
+from archibald_rt import logs
 from archibald_rt.cli.options import config_option, load_settings, reachable
 from archibald_rt.cli.token import mint
 from archibald_rt.client import Client, Gap, ReceivedEvent
@@ -26,7 +28,10 @@ TOKEN_EXPIRES = 3600.0
 def tail(user: str, after: str | None, config_path: Path | None) -> None:
     """Follow USER's stream, an event a line; resumes by itself until interrupted."""
     settings = load_settings(config_path)
-    asyncio.run(_follow(settings, user, after))
+    # The client says there when it reconnects, and why.
+    logs.configure(level="info", log_format="text")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_follow(settings, user, after))
 
 
 async def _follow(settings: Settings, user: str, after: str | None) -> None:

@@ -57,6 +57,13 @@ class EventLog(Protocol):
     def head(self) -> int:
         """The seq of the last event ever committed, 0 before the first."""
 
+    @property
+    def last_commit_ms(self) -> int:
+        """When the last retained event was committed, in milliseconds since 1970; 0 without one.
+
+        As it was when the log was opened: a server's stamps begin there.
+        """
+
     async def append(
         self, groups: Sequence[Sequence[Emission]]
     ) -> list[list[Stored] | KeyConflict]:

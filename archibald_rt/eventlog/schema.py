@@ -95,7 +95,9 @@ def exclusive(path: Path) -> Iterator[None]:
     """
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock").open("wb")
+        # By one name, however many links lead to it.
+        place = path.resolve()
+        lock = place.with_name(place.name + ".lock").open("wb")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,6 +127,12 @@ def read_epoch(connection: sqlite3.Connection) -> str:
 def read_head(connection: sqlite3.Connection) -> int:
     """Return the last seq ever used, which is not always the last one retained."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'commits'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def read_last_commit(connection: sqlite3.Connection) -> int:
+    """Return when the last retained event was committed, in milliseconds since 1970."""
+    row = connection.execute("SELECT committed FROM commits ORDER BY seq DESC LIMIT 1").fetchone()
     return 0 if row is None else int(row[0])
 
 
@@ -195,3 +203,5 @@ def _explained(path: Path) -> Iterator[None]:
         raise LogOpenError(f"log {path}: {error}; {advice}") from error
     except OSError as error:
         raise LogOpenError(f"log {path}: {error.strerror}; check [log] path") from error
+    except ValueError as error:
+        raise LogOpenError(f"log {path}: {error}; check [log] path") from error

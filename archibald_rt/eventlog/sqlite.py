@@ -46,11 +46,13 @@ class SQLiteLog:
             self._idle.put_nowait(reader)
         self._epoch = ""
         self._head = 0
+        self._last_commit_ms = 0
 
     async def start(self) -> None:
         """Read what the file says of itself."""
         self._epoch = await self._writer.call(schema.read_epoch)
         self._head = await self._writer.call(schema.read_head)
+        self._last_commit_ms = await self._writer.call(schema.read_last_commit)
 
     @property
     def epoch(self) -> str:
@@ -61,6 +63,11 @@ class SQLiteLog:
     def head(self) -> int:
         """See `EventLog.head`."""
         return self._head
+
+    @property
+    def last_commit_ms(self) -> int:
+        """See `EventLog.last_commit_ms`."""
+        return self._last_commit_ms
 
     async def append(
         self, groups: Sequence[Sequence[Emission]]

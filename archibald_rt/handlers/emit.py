@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from tornado.web import stream_request_body
-
 from archibald_rt.auth import BearerTokens
 from archibald_rt.bodies import ResultBody, ResultsBody
 from archibald_rt.emissions import EmissionReader
@@ -19,17 +17,14 @@ from archibald_rt.errors import (
 from archibald_rt.events import Cursor, Emission, Outcome
 from archibald_rt.handlers.base import InternalHandler
 from archibald_rt.order import OrderQueue
+from archibald_rt.shutdown import Underway
 
 RETRY_AFTER = 1
 """What a caller that is refused for a passing reason is told to wait, in seconds."""
 
 _JSON, _NDJSON = "application/json", "application/x-ndjson"
-# Tornado ends a connection over a body beyond its own bound without a word, so that bound is
-# out of reach and the count is kept here.
-_UNBOUNDED = 2**62
 
 
-@stream_request_body
 class EmittingHandler(InternalHandler):
     """Reads a body up to ``max_body`` bytes and hands it to the order queue.
 
@@ -43,44 +38,49 @@ class EmittingHandler(InternalHandler):
         read_tokens: BearerTokens,
         reader: EmissionReader,
         order: OrderQueue,
+        requests: Underway,
         *,
         epoch: str,
         max_body: int,
     ) -> None:
-        """Take the tokens, what reads emissions and where they go."""
+        """Take the tokens, what reads emissions, where they go, and where requests are counted."""
         super().initialize(emit_tokens, read_tokens)
         self.reader = reader
         self._order = order
+        self._requests = requests
         self._epoch = epoch
         self._max_body = max_body
 
     def prepare(self) -> None:
-        """Begin to count; a refusal waits until the body has been read."""
+        """Begin to count, for those with a token."""
         self._chunks: list[bytes] = []
         self._received = 0
-        self._authorized = self.authorized
-        self.request.connection.set_max_body_size(_UNBOUNDED)  # type: ignore[union-attr]  # an HTTP/1 connection
-        if self.request.method != "POST":
-            super().prepare()
+        self._requests.enter(self)
+        super().prepare()
+
+    def on_finish(self) -> None:
+        """Count the request no more: it has its answer."""
+        self._requests.leave(self)
+
+    def on_connection_close(self) -> None:
+        """Count the request no more: nobody waits for an answer."""
+        super().on_connection_close()
+        self._requests.leave(self)
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body, or drop it where it is of no use."""
         self._received += len(chunk)
         if not self._max_body or self._received <= self._max_body:
-            if self._authorized:
-                self._chunks.append(chunk)
+            self._chunks.append(chunk)
             return
         self._chunks.clear()
         if self._received > 2 * self._max_body and not self._finished:
             self._refuse_body()
-            self.request.connection.close()  # type: ignore[union-attr]  # as above
+            self.request.connection.close()  # type: ignore[union-attr]  # an HTTP/1 connection
 
     async def post(self) -> None:
         """Answer when the events are committed and dispatched."""
         if self._finished:
-            return
-        if not self._authorized:
-            self.refuse()
             return
         if self._max_body and self._received > self._max_body:
             self._refuse_body()
@@ -95,6 +95,8 @@ class EmittingHandler(InternalHandler):
         except EmissionError as error:
             self._refuse_emission(error)
         except (QueueFullError, DrainingError, LogUnavailableError) as error:
+            if isinstance(error, DrainingError):
+                self.set_header("Connection", "close")
             self.set_header("Retry-After", str(RETRY_AFTER))
             self.problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; nothing was stored")
         except LogBrokenError as error:

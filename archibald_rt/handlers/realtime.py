@@ -58,6 +58,8 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             status, detail, field = refusal
             self.problem(status, f"{field}: {detail}", field=field)
             return
+        if self.request.method != "GET":
+            return
         try:
             self._identity = self._reception.verifier.verify(self._token(offered))
         except AuthError as error:
@@ -67,6 +69,8 @@ class RealtimeHandler(BaseHandler, SocketHandler):
     def _refusal(self, offered: list[str]) -> tuple[int, str, str] | None:
         """Return why there can be no upgrade, as status, detail and header; None if there can."""
         headers = self.request.headers
+        if self.request.method != "GET":
+            return None
         if headers.get("Upgrade", "").lower() != "websocket":
             return HTTPStatus.BAD_REQUEST, "expected websocket", "Upgrade"
         if (origin := headers.get("Origin")) is not None and not self.check_origin(origin):
@@ -91,7 +95,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             outbox = self.connection.attach(self._reception.tick, limit=tuning.max_outbox)
         except StreamClosedError:
             return
-        self._reception.opened(self)
+        self._reception.connections.enter(self)
         if self._identity is None:
             self.close(CloseCode.POLICY_VIOLATION, "Authentication failed")
             return
@@ -135,7 +139,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
 
     def on_close(self) -> None:
         """Take the device out; runs once, however the connection ended."""
-        self._reception.closed(self)
+        self._reception.connections.leave(self)
         if self._session is not None:
             self._reception.dismiss(self, self._session)
 
