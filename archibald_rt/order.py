@@ -28,8 +28,12 @@ from archibald_rt.hub import Hub
 _OVERHEAD = 500
 """What an emission takes in memory besides its tail, roughly, in bytes."""
 
-_PAUSE_AFTER = 1000
-"""After how many events and deliveries the dispatch lets others have a turn of the loop."""
+_PAUSE_AFTER = 0.005
+"""After how many seconds the dispatch lets others have a turn of the loop.
+
+All frames of a turn go to a device in one write, so fewer pauses make cheaper bursts: with a
+pause every two events, a burst of 200 to 500 devices cost four times as much a delivery.
+"""
 
 _GROUP_LIMIT = 8 * 1024 * 1024
 """How many queued bytes are committed at once, so that no transaction grows without bound."""
@@ -203,7 +207,7 @@ class OrderQueue:
     async def _dispatch(self, request: _Request, stored: Sequence[Stored]) -> list[Outcome]:
         places = iter(stored)
         outcomes: list[Outcome] = []
-        work = 0
+        began = time.monotonic()
         for emission in request.emissions:
             place = next(places) if emission.durable else None
             if place is not None and place.duplicate:
@@ -226,10 +230,9 @@ class OrderQueue:
                     delivered=delivered,
                 )
             )
-            work += 1 + delivered
-            if work > _PAUSE_AFTER:
-                work = 0
+            if time.monotonic() - began > _PAUSE_AFTER:
                 await asyncio.sleep(0)
+                began = time.monotonic()
         return outcomes
 
     def _failed(self, error: LogError) -> None:
