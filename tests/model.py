@@ -801,21 +801,26 @@ class World:
             if device.connected < request.submitted and device.session and device.session.live:
                 assert index in device.indexes or row.gone(self.now), "answered before delivered"
 
-    def _check_conflict(self, request: Request, indexes: Sequence[int]) -> None:
-        assert indexes
-        for at in indexes:
-            refused = request.emissions[at]
-            contents = [
-                emission.content
-                for emission in request.emissions[:at]
-                if (emission.user, emission.key) == (refused.user, refused.key)
-            ]
-            contents += [
-                content_of(row.tail)
-                for row in self.rows().values()
-                if (row.user, row.key) == (refused.user, refused.key)
-            ]
-            assert any(content != refused.content for content in contents)
+    def _check_conflict(self, request: Request, items: Sequence[int]) -> None:
+        """Check that each item that was named is in conflict, or what came alone is."""
+        named: Sequence[int | None] = items or [None]
+        for item in named:
+            places = [at for at, each in enumerate(request.emissions) if each.item == item]
+            assert any(self._conflicts(request, at) for at in places)
+
+    def _conflicts(self, request: Request, at: int) -> bool:
+        refused = request.emissions[at]
+        contents = [
+            emission.content
+            for emission in request.emissions[:at]
+            if (emission.user, emission.key) == (refused.user, refused.key)
+        ]
+        contents += [
+            content_of(row.tail)
+            for row in self.rows().values()
+            if (row.user, row.key) == (refused.user, refused.key)
+        ]
+        return any(content != refused.content for content in contents)
 
     def check(self) -> None:
         """Compare everything with what was to be; all is at rest."""
