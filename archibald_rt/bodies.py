@@ -23,6 +23,10 @@ _KEY_SHOWN = 100
 # "Object contains unknown field `x`", "Object missing required field `x`"
 _NAMED_FIELD = re.compile("field `(.*)`", re.DOTALL)
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# How large a body is decoded a second time, to say what is wrong with it.
+_SEARCHED = 1024 * 1024
+
 _T = TypeVar("_T")
 
 UserId = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -107,6 +111,8 @@ def _unreadable(detail: str, path: str) -> EmissionError:
 
 def _unpaired_surrogate(data: bytes) -> str | None:
     """Find the first field with an unpaired surrogate, which msgspec refuses without a place."""
+    if len(data) > _SEARCHED or not _SURROGATE.search(data):
+        return None
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

@@ -31,6 +31,7 @@ RESERVED_PREFIX = "rt."
 """Types that begin so are the server's own."""
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -102,8 +103,6 @@ class EmissionReader:
         if item.type.startswith(RESERVED_PREFIX):
             raise _bad(path, "type", f"types that begin with {RESERVED_PREFIX} are reserved")
         payload = bytes(item.payload)
-        if _nesting_exceeds(payload, MAX_NESTING):
-            raise _bad(path, "payload", f"nested deeper than {MAX_NESTING} levels")
         # Line breaks can only stand between tokens here: JSON escapes them within strings.
         payload = payload.translate(_LINE_BREAKS)
         if item.timestamp is UNSET:
@@ -123,6 +122,8 @@ class EmissionReader:
                 f"the event has {size} bytes as a message, at most {self._max_event} are taken",
                 status=413,
             )
+        if _nesting_exceeds(payload, MAX_NESTING):
+            raise _bad(path, "payload", f"nested deeper than {MAX_NESTING} levels")
         return tail, timestamp, instant
 
     def _emission(
@@ -176,12 +177,12 @@ def _nesting_exceeds(payload: bytes, limit: int) -> bool:
     if payload.count(b"[") + payload.count(b"{") <= limit:
         return False
     depth = 0
-    for byte in _STRING.sub(b"", payload):
+    for byte in _STRING.sub(b"", payload).translate(None, delete=_NO_BRACKETS):
         if byte in b"[{":
             depth += 1
             if depth > limit:
                 return True
-        elif byte in b"]}":
+        else:
             depth -= 1
     return False
 

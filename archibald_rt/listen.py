@@ -23,6 +23,12 @@ RESERVED_DESCRIPTORS = 100
 """Descriptors that are not for devices: the log, the listeners, back ends' connections."""
 
 
+ACCEPTS = 64
+"""How many connections are taken in one turn of the loop.
+
+All their handshakes come right after it: with thousands, everybody else would wait for seconds.
+"""
+
 ACCEPT_PAUSE = 1.0
 """For how many seconds no connection is taken when there is no descriptor for it."""
 
@@ -55,9 +61,13 @@ class Endpoint:
 def _refuse_if_in_use(path: str) -> None:
     """Raise `OSError` if somebody listens at the path; what a dead server left is no hindrance."""
     with socket.socket(socket.AF_UNIX) as probe:
+        # One whose backlog is full is in use too, and would be waited for.
+        probe.setblocking(False)  # noqa: FBT003 - it has no keyword
         try:
             probe.connect(path)
-        except OSError:
+        except BlockingIOError:
+            pass
+        except (ConnectionRefusedError, FileNotFoundError):
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
@@ -111,7 +121,7 @@ class Listener(HTTPServer):
 
         def accept() -> None:
             nonlocal pause
-            for _ in range(BACKLOG):
+            for _ in range(ACCEPTS):
                 try:
                     connection, address = listener.accept()
                 except (BlockingIOError, InterruptedError):

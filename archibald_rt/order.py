@@ -80,6 +80,8 @@ class OrderQueue:
         # The requests being served, and whether what came of them has become unknowable.
         self._group: Sequence[_Request] = ()
         self._broken = False
+        # When the dispatch last let others have a turn.
+        self._paused = 0.0
         self.durable = 0
         """How many durable events were committed and dispatched since the start."""
         self.transient = 0
@@ -142,8 +144,9 @@ class OrderQueue:
     def _give_up(self, error: BaseException) -> None:
         """Answer all that is left, take nothing more, and have the process ended."""
         self._broken = True
+        reason = str(error) if isinstance(error, LogError) else f"{type(error).__name__}: {error}"
         for request in self._group:
-            _fail(request, LogBrokenError(str(error)))
+            _fail(request, LogBrokenError(reason))
         for request in self._waiting:
             _fail(request, LogUnavailableError("the server is going away"))
         self._waiting.clear()
@@ -172,7 +175,7 @@ class OrderQueue:
 
     async def _serve(self, group: Sequence[_Request]) -> None:
         results, fault = await self._commit([each.durable for each in group if each.durable])
-        committed = time.monotonic()
+        committed = self._paused = time.monotonic()
         for request in group:
             if fault is not None and request.durable:
                 _fail(request, type(fault)(str(fault)))
@@ -207,7 +210,6 @@ class OrderQueue:
     async def _dispatch(self, request: _Request, stored: Sequence[Stored]) -> list[Outcome]:
         places = iter(stored)
         outcomes: list[Outcome] = []
-        began = time.monotonic()
         for emission in request.emissions:
             place = next(places) if emission.durable else None
             if place is not None and place.duplicate:
@@ -230,9 +232,9 @@ class OrderQueue:
                     delivered=delivered,
                 )
             )
-            if time.monotonic() - began > _PAUSE_AFTER:
+            if time.monotonic() - self._paused > _PAUSE_AFTER:
                 await asyncio.sleep(0)
-                began = time.monotonic()
+                self._paused = time.monotonic()
         return outcomes
 
     def _failed(self, error: LogError) -> None:

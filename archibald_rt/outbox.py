@@ -7,6 +7,7 @@ import ssl
 import sys
 import termios
 
+import structlog
 from tornado.iostream import IOStream, StreamClosedError
 
 CHUNK = 16 * 1024
@@ -24,6 +25,9 @@ With its defaults it takes 3.7 MiB and then nothing for two minutes from a healt
 
 # Where struct tcp_info (linux/tcp.h) has tcpi_last_data_recv, in milliseconds.
 _LAST_DATA_RECEIVED = 52
+
+
+_logger = structlog.stdlib.get_logger("archibald_rt.outbox")
 
 
 class Tick:
@@ -44,7 +48,12 @@ class Tick:
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for outbox in dirty:
-            outbox.flush()
+            try:
+                outbox.flush()
+            except Exception:
+                # One that can't be flushed ends by itself; the others have their turn.
+                _logger.exception("an outbox failed")
+                outbox.fail()
 
 
 class Outbox:
@@ -107,6 +116,10 @@ class Outbox:
         while self._size > self._low:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
+
+    def fail(self) -> None:
+        """End the connection, whose device would miss something. Its reader is told."""
+        self._stream.close()
 
     def close(self) -> None:
         """Give up what is left and take nothing more. Calling it again does nothing."""

@@ -25,7 +25,7 @@ _PAGE_EVENTS, _PAGE_BYTES = 500, 512 * 1024
 _ORIGINS_LOGGED = 1000
 """How many foreign origins are remembered as logged."""
 
-_ORIGIN_SHOWN = 200
+_LONGEST_ORIGIN = 300
 
 _logger = structlog.stdlib.get_logger("archibald_rt.reception")
 
@@ -110,7 +110,7 @@ class Reception:
         self._devices: dict[Device, None] = {}
         self.connections = Underway()
         """Every connection from its handshake to its end, refused ones included."""
-        self._origins_logged: set[str] = set()
+        self._origins_logged: dict[str, None] = {}
 
     @property
     def full(self) -> bool:
@@ -127,10 +127,16 @@ class Reception:
         """Whether a page of this origin may connect; the first refusal of each is logged."""
         if self._origins.allows(origin, host):
             return True
-        if origin not in self._origins_logged and len(self._origins_logged) < _ORIGINS_LOGGED:
-            self._origins_logged.add(origin)
-            hint = {"allow_by": f"[server] allowed_origins = {origin}"} if is_origin(origin) else {}
-            _logger.warning("origin refused", origin=origin[:_ORIGIN_SHOWN], **hint)
+        # What no configuration could allow is not worth a line, and may be of any length.
+        if origin not in self._origins_logged and len(origin) <= _LONGEST_ORIGIN:
+            if not is_origin(origin):
+                return False
+            if len(self._origins_logged) >= _ORIGINS_LOGGED:
+                del self._origins_logged[next(iter(self._origins_logged))]
+            self._origins_logged[origin] = None
+            _logger.warning(
+                "origin refused", origin=origin, allow_by=f"[server] allowed_origins = {origin}"
+            )
         return False
 
     def receive(

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -26,7 +26,7 @@ from archibald_rt.listen import (
 )
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
-from archibald_rt.reception import ClientMessageHook, Reception, Tuning
+from archibald_rt.reception import ClientMessageHook, Device, Reception, Tuning
 from archibald_rt.settings import (
     InternalSettings,
     ServerSettings,
@@ -46,6 +46,9 @@ RECONNECT_WITHIN = 5.0
 
 LONGEST_STEP = 0.25
 """How many seconds at most lie between two closes of a drain; a handful is closed soon."""
+
+SHORTEST_STEP = 0.01
+"""How many seconds at least lie between two turns of closing; of many, several go in one."""
 
 LONGEST_GOODBYE = 1.0
 """For how many seconds at most requests are read to their end, and closes answered."""
@@ -98,11 +101,11 @@ class Server:
         for device in devices:
             # Spreading a herd needs no secret randomness.
             device.tell_to_reconnect(round(random.uniform(0, RECONNECT_WITHIN) * 1000))  # noqa: S311
-        duration = 0.0 if self.shutdown.fault is not None else self._drain * 0.8
-        step = min(duration / len(devices), LONGEST_STEP) if devices else 0.0
-        for device in devices:
-            device.end(CloseCode.GOING_AWAY, "Server going away")
-            await asyncio.sleep(step)
+        if self.shutdown.fault is not None:
+            span = 0.0
+        else:
+            span = min(self._drain * 0.8, len(devices) * LONGEST_STEP)
+        await _close_over(span, devices)
         goodbye = min(self._drain * 0.2, LONGEST_GOODBYE)
         await self.requests.over(goodbye)
         await self._reception.connections.over(goodbye)
@@ -252,6 +255,19 @@ def _warn_of_short_secrets(settings: Settings) -> None:
             _logger.warning(
                 "[auth] jwt_secret is shorter than it should be", algorithm=name, bytes=sizes[name]
             )
+
+
+async def _close_over(span: float, devices: Sequence[Device]) -> None:
+    """Close devices evenly over so many seconds, by the clock: a sleep is never exact."""
+    loop = asyncio.get_running_loop()
+    began, closed = loop.time(), 0
+    while closed < len(devices):
+        passed = (loop.time() - began) / span if span else 1.0
+        due = min(len(devices), int(passed * len(devices)) + 1)
+        for device in devices[closed:due]:
+            device.end(CloseCode.GOING_AWAY, "Server going away")
+        closed = due
+        await asyncio.sleep(max(span / len(devices), SHORTEST_STEP) if span else 0)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

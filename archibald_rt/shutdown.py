@@ -6,6 +6,8 @@ from collections.abc import Hashable
 
 import structlog
 
+from archibald_rt.errors import LogError
+
 _logger = structlog.stdlib.get_logger("archibald_rt.shutdown")
 
 
@@ -28,6 +30,8 @@ class Shutdown:
             _logger.critical(
                 "the event log can't be relied on, exiting; a restart reads what is on disk",
                 reason=str(error),
+                # A fault of our own needs to be found; one of the log is told in its text.
+                exc_info=None if isinstance(error, LogError) else error,
             )
         self._wanted.set()
 

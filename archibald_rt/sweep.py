@@ -55,9 +55,11 @@ class Sweep:
         self._next_look = 0.0
         # All wait equally long for their next beat, so they stand in the order of their turns.
         self._beats: OrderedDict[Swept, float] = OrderedDict()
-        self._expiries: list[tuple[float, int, Swept]] = []
-        self._expiry_of: dict[Swept, float] = {}
-        self._count = count()
+        # By number, so that nothing here keeps a connection that has gone.
+        self._expiries: list[tuple[float, int]] = []
+        self._expiring: dict[int, tuple[float, Swept]] = {}
+        self._number_of: dict[Swept, int] = {}
+        self._numbers = count()
 
     def add(self, connection: Swept) -> None:
         """Begin to look after a connection."""
@@ -66,19 +68,20 @@ class Sweep:
     def remove(self, connection: Swept) -> None:
         """Stop looking after a connection. Doing it again does nothing."""
         self._beats.pop(connection, None)
-        self._expiry_of.pop(connection, None)
+        self.expire_at(connection, None)
 
     def expire_at(self, connection: Swept, when: float | None) -> None:
         """Have a connection expired then, in seconds since 1970; replaces what was said before."""
+        before = self._number_of.pop(connection, None)
+        if before is not None:
+            del self._expiring[before]
         if when is None:
-            self._expiry_of.pop(connection, None)
             return
-        self._expiry_of[connection] = when
-        heapq.heappush(self._expiries, (when, next(self._count), connection))
-        if len(self._expiries) > 2 * len(self._expiry_of) + _OUTDATED:
-            # Most are of connections that have gone, and keep them in memory until then.
-            entries = self._expiry_of.items()
-            self._expiries = [(each, next(self._count), owner) for owner, each in entries]
+        number = self._number_of[connection] = next(self._numbers)
+        self._expiring[number] = (when, connection)
+        heapq.heappush(self._expiries, (when, number))
+        if len(self._expiries) > 2 * len(self._expiring) + _OUTDATED:
+            self._expiries = [(each, number) for number, (each, _) in self._expiring.items()]
             heapq.heapify(self._expiries)
 
     async def run(self) -> None:
@@ -108,7 +111,9 @@ class Sweep:
     def _expire(self) -> None:
         now = self._wall_clock()
         while self._expiries and self._expiries[0][0] <= now:
-            when, _, connection = heapq.heappop(self._expiries)
+            _, number = heapq.heappop(self._expiries)
             # A token that was replaced, or whose connection has gone, is of no interest.
-            if self._expiry_of.get(connection) == when:
+            if number in self._expiring:
+                _, connection = self._expiring[number]
+                self.expire_at(connection, None)
                 connection.expire()

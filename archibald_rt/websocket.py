@@ -141,6 +141,8 @@ class SocketProtocol(WebSocketProtocol13):
             async with asyncio.timeout(LINGER):
                 while True:
                     await self.stream.read_bytes(64 * 1024, partial=True)
+                    # What is there already comes without a turn of the loop.
+                    await asyncio.sleep(0)
         except (TimeoutError, StreamClosedError):
             self.abort()
 

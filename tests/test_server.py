@@ -181,9 +181,8 @@ async def test_a_drain_finishes_what_was_accepted_and_spreads_the_closes(tmp_pat
     times = sorted(at - began for _, _, at in closes)
     assert times[-1] - times[0] > 0.3
     assert times[-1] < 2
-    assert sqlite3.connect(tmp_path / "events.db").execute(
-        "SELECT count(*) FROM events"
-    ).fetchone() == (50,)
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as log:
+        assert log.execute("SELECT count(*) FROM events").fetchone() == (50,)
 
 
 async def closing(device: Device) -> tuple[list[str], int | None, float]:

@@ -41,7 +41,7 @@ class SQLiteLog:
         self._writer = writer
         self._readers = readers
         # Which readers have nothing to do; a page waits for one.
-        self._idle: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
+        self._idle: asyncio.Queue[_Connection] = asyncio.Queue()
         for reader in readers:
             self._idle.put_nowait(reader)
         self._epoch = ""

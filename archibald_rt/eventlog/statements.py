@@ -36,7 +36,6 @@ _PASSING = frozenset(
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
         sqlite3.SQLITE_READONLY,
     }
 )
@@ -165,7 +164,9 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.execute("ROLLBACK")
+        # After some errors SQLite has rolled back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 @contextmanager
@@ -177,9 +178,12 @@ def _explained() -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError as error:
+        # What Python makes of SQLITE_NOMEM; nothing was stored.
+        raise LogUnavailableError("the log is unavailable: out of memory") from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0)
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         if code & 0xFF in _PASSING:
-            raise LogUnavailableError(f"the log can't commit: {error} ({name})") from error
+            raise LogUnavailableError(f"the log is unavailable: {error} ({name})") from error
         raise LogBrokenError(f"the log failed: {error} ({name})") from error
