@@ -167,6 +167,19 @@ async def test_all_outboxes_of_a_tick_are_flushed_turn_after_turn() -> None:
 
 
 @pytest.mark.gen_test
+async def test_one_that_cannot_be_flushed_ends_alone() -> None:
+    tick = Tick()
+    async with ends(tick=tick) as broken, ends(tick=tick) as other:
+        broken.outbox.push("no bytes")  # type: ignore[arg-type]  # a fault has to come from somewhere
+        broken.outbox.push(b"more")
+        for number in range(2):
+            other.outbox.push(b"%d" % number)
+            await turn()
+        assert await other.device.exactly(2) == b"01"
+        assert broken.stream.closed()
+
+
+@pytest.mark.gen_test
 @both
 async def test_what_the_kernel_does_not_take_follows_in_order_as_the_device_reads(
     make: Callable[[], tuple[socket.socket, socket.socket]],

@@ -210,3 +210,16 @@ async def test_a_token_that_is_sent_again_and_again_takes_no_memory_and_still_ex
         assert connection.expired == 0
         now[0] = 1100.0
         await eventually(lambda: connection.expired)
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_went_is_kept_by_nothing_although_its_token_lives_on() -> None:
+    sweep = Sweep(heartbeat=0, stall_timeout=0)
+    connection = Connection()
+    gone = weakref.ref(connection)
+    sweep.add(connection)
+    sweep.expire_at(connection, time.time() + 3600)
+    sweep.remove(connection)
+    del connection
+    gc.collect()
+    assert gone() is None
