@@ -15,7 +15,7 @@ import pytest
 
 from archibald_rt import timestamps
 from archibald_rt.errors import ConfigError, ListenError, LogOpenError
-from archibald_rt.server import running
+from archibald_rt.server import _close_over, running
 from processes import ServerProcess, command, serving
 from support import (
     EMIT_TOKEN,
@@ -395,3 +395,27 @@ async def _when_refused(port: int | None, writer: asyncio.StreamWriter, rest: by
         while True:
             (await asyncio.open_connection("127.0.0.1", port))[1].close()
     writer.write(rest)
+
+
+class Ending:
+    """A device as a drain sees it: it notes when it was ended, and takes a while to do so."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def end(self, code: int, reason: str) -> None:
+        assert (code, reason) == (1001, "Server going away")
+        time.sleep(0.0005)
+        self.at = asyncio.get_running_loop().time()
+
+
+@pytest.mark.gen_test
+async def test_many_devices_are_closed_within_the_span_however_long_each_takes() -> None:
+    devices = [Ending() for _ in range(1000)]
+    began = asyncio.get_running_loop().time()
+    await _close_over(1.0, devices)  # type: ignore[arg-type]  # all of a device that it asks for
+    times = [device.at - began for device in devices]
+    assert times == sorted(times)
+    assert times[0] < 0.5 < times[-1]
+    # Bounded by the clock; a sleep for each device, never under a millisecond, came to twice it.
+    assert times[-1] < 1.5
