@@ -86,7 +86,11 @@ def _bind(host: str, port: int) -> Sequence[socket.socket]:
             at = sockets[0].getsockname()[1] if sockets else address[1]
             try:
                 listener = socket.create_server(
-                    (address[0], at, *address[2:]), family=family, backlog=BACKLOG
+                    (address[0], at, *address[2:]),
+                    family=family,
+                    backlog=BACKLOG,
+                    # An empty host has an address of each family, `::` stands for both.
+                    dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
                 )
             except OSError as error:
                 # A name such as localhost can have an address of a family that is switched off.
