@@ -1,6 +1,7 @@
 """Who may connect and who may emit: ``auth``."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -259,7 +260,6 @@ def test_a_time_that_is_no_number_is_refused(name: bytes, written: bytes) -> Non
         signed(b"x"),
         signed(b"\xff\xfe"),
         signed(b'{"userId":' + b"9" * 5000 + b"}"),
-        signed(b'{"userId":"u","x":' + b"[" * 2000 + b"]" * 2000 + b"}"),
         signed(b'{"userId":"u"}', b"[]"),
         signed(b'{"userId":"u"}', b'{"alg":["HS256"]}'),
         signed(b'{"userId":"u"}', b'{"alg":"HS256","kid":5}'),
@@ -268,7 +268,7 @@ def test_a_time_that_is_no_number_is_refused(name: bytes, written: bytes) -> Non
         token("u") + ".x",
         "Bearer " + token("u"),
     ],
-    ids=range(22),
+    ids=range(21),
 )
 def test_what_is_no_token_is_refused_and_nothing_else(text: str) -> None:
     refusal(text)
@@ -340,3 +340,10 @@ def test_without_emit_tokens_nothing_is_accepted() -> None:
 )
 def test_the_token_of_a_header_is_found(header: str, found: str) -> None:
     assert bearer_token(header) == found
+
+
+def test_claims_nested_as_deep_as_a_token_can_be_are_no_crash() -> None:
+    deep = signed(b'{"userId":"u","x":' + b"[" * 2000 + b"]" * 2000 + b"}")
+    # How deep a decoder goes depends on Python's version; it reads such claims or refuses them.
+    with contextlib.suppress(AuthError):
+        assert verifier().verify(deep).user == "u"

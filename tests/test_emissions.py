@@ -392,8 +392,11 @@ def test_a_payload_is_nested_500_deep_and_no_deeper(brackets: tuple[bytes, bytes
 
 def test_nesting_far_too_deep_is_refused_and_not_a_crash() -> None:
     for depth in (1001, 100_000):
-        assert refusal(with_payload(b"[" * depth + b"]" * depth)).status == 400
-        assert "nested" in refusal(with_payload(b"[" * depth)).detail
+        refused = refusal(with_payload(b"[" * depth + b"]" * depth))
+        assert refused.status == 400
+        assert "nested" in refused.detail
+        # Where a decoder stops in one that is never closed is its own affair.
+        assert refusal(with_payload(b"[" * depth)).status == 400
 
 
 def test_brackets_side_by_side_and_within_strings_are_not_nesting() -> None:

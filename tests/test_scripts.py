@@ -296,7 +296,7 @@ def test_emit_event_sends_the_payload_as_it_was_written(server: Server) -> None:
         ["alice", "ORDER", "no json"],
         ["alice", "ORDER", "NaN"],
         ["alice", "ORDER", '1, "durable": true'],
-        ["alice", "ORDER", "[" * 5000 + "]" * 5000],
+        ["alice", "ORDER", "[" * 60_000 + "]" * 60_000],
     ],
     ids=range(9),
 )
