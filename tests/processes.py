@@ -51,16 +51,15 @@ def command(
 
 
 @contextmanager
-def started(
-    folder: Path, *arguments: str, extra: Mapping[str, str] | None = None
+def _running(
+    folder: Path, *arguments: str, extra: Mapping[str, str] | None, stdout: int, stderr: int
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Run ``archibald-rt`` for the length of a block, to read its output; killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "archibald_rt", *arguments],
         cwd=folder,
         env=environment(folder, extra),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
         text=True,
     )
     with process:
@@ -69,6 +68,16 @@ def started(
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+@contextmanager
+def started(
+    folder: Path, *arguments: str, extra: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run ``archibald-rt`` for the length of a block, to read its output; killed at the end."""
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    with _running(folder, *arguments, extra=extra, stdout=pipe, stderr=nowhere) as process:
+        yield process
 
 
 class ServerProcess:
@@ -113,17 +122,6 @@ class ServerProcess:
 @contextmanager
 def serving(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
     """Run ``archibald-rt serve`` for the length of a block; it is killed if it still runs then."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "archibald_rt", "serve"],
-        cwd=folder,
-        env=environment(folder, extra),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield ServerProcess(process)
-        finally:
-            if process.poll() is None:
-                process.kill()
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    with _running(folder, "serve", extra=extra, stdout=nowhere, stderr=pipe) as process:
+        yield ServerProcess(process)

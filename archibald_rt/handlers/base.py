@@ -28,6 +28,16 @@ class BaseHandler(RequestHandler):
         self.clear_header("Server")
         self.set_header("Cache-Control", "no-store")
 
+    def query(self, name: str) -> str:
+        """Return the first value of a query parameter, empty without one."""
+        # Tornado's own reading strips white space and refuses what is not UTF-8.
+        values = self.request.query_arguments.get(name, [b""])
+        return values[0].decode("utf-8", "replace")
+
+    def user_token(self) -> str:
+        """Return the token of the query, else of the header; empty without one."""
+        return self.query("token") or bearer_token(self.request.headers.get("Authorization", ""))
+
     def answer(self, value: Any) -> None:
         """Finish with a value as JSON."""
         self.set_header("Content-Type", "application/json")

@@ -3,7 +3,6 @@
 import time
 from http import HTTPStatus
 
-from archibald_rt.auth import bearer_token
 from archibald_rt.errors import AuthError
 from archibald_rt.handlers.base import BaseHandler
 from archibald_rt.hub import Hub
@@ -54,10 +53,8 @@ class WebSocketHealthHandler(BaseHandler):
 
     def get(self) -> None:
         """Answer with the status and the figures."""
-        token = (self.request.query_arguments.get("token") or [b""])[0].decode("utf-8", "replace")
-        token = token or bearer_token(self.request.headers.get("Authorization", ""))
         try:
-            identity = self._reception.verifier.verify(token)
+            identity = self._reception.verifier.verify(self.user_token())
         except AuthError:
             self._reception.counters.refused += 1
             self.set_header("WWW-Authenticate", "Bearer")
@@ -67,6 +64,7 @@ class WebSocketHealthHandler(BaseHandler):
             self.problem(HTTPStatus.FORBIDDEN, "expected a token with the admin role")
             return
         hub, counters = self._hub, self._reception.counters
+        users = hub.users()
         status = "healthy" if hub.connections else "idle"
         if self._reception.draining:
             status = "offline"
@@ -76,13 +74,13 @@ class WebSocketHealthHandler(BaseHandler):
                 "status": status,
                 "stats": {
                     "totalConnections": hub.connections,
-                    "activeUsers": len(hub.users()),
+                    "activeUsers": len(users),
                     "uptime": round((time.monotonic() - counters.started) * 1000),
                     "reconnectionCount": counters.resumed,
                     "messagesSent": hub.sent,
                     "messagesReceived": counters.received,
                     "averageLatency": round(self._order.average_latency * 1000, 3),
-                    "connectionsPerUser": hub.users(),
+                    "connectionsPerUser": users,
                 },
             }
         )

@@ -2,13 +2,12 @@
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from tornado.iostream import StreamClosedError
 
 from archibald_rt import timestamps
-from archibald_rt.auth import Identity, bearer_token
 from archibald_rt.emissions import RESERVED_PREFIX
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, CloseCode, LogBrokenError, LogError
@@ -18,6 +17,9 @@ from archibald_rt.protocol import PING, TEXT, V1, V2, Dialect, frame, token_of, 
 from archibald_rt.reception import ClientMessage, Reception
 from archibald_rt.session import Session
 from archibald_rt.websocket import SocketHandler
+
+if TYPE_CHECKING:
+    from archibald_rt.auth import Identity
 
 SUBPROTOCOL = "archibald.v2"
 """What a device offers to speak v2."""
@@ -218,19 +220,10 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         if SUBPROTOCOL in offered:
             entries = (name for name in offered if name.startswith(_BEARER))
             in_entry = next(entries, "").removeprefix(_BEARER)
-        return (
-            self._query("token")
-            or bearer_token(self.request.headers.get("Authorization", ""))
-            or in_entry
-        )
+        return self.user_token() or in_entry
 
     def _resume(self) -> Resume:
         if self._dialect.chained:
-            return Resume(event_id=self._query("lastEventId") or None)
-        text = self._query("lastEventTs")
+            return Resume(event_id=self.query("lastEventId") or None)
+        text = self.query("lastEventTs")
         return Resume(later_than=timestamps.parse_lenient(text) if text else None)
-
-    def _query(self, name: str) -> str:
-        # Tornado's own reading strips white space and refuses what is not UTF-8.
-        values = self.request.query_arguments.get(name, [b""])
-        return values[0].decode("utf-8", "replace")
