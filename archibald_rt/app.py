@@ -17,6 +17,7 @@ from archibald_rt.protocol import V1, V2
 from archibald_rt.reception import Reception
 from archibald_rt.shutdown import Underway
 from archibald_rt.timestamps import Stamper
+from archibald_rt.upkeep import Upkeep
 
 
 def public_app(
@@ -44,6 +45,7 @@ def internal_app(
     log: EventLog,
     reader: EmissionReader,
     requests: Underway,
+    upkeep: Upkeep,
     *,
     emit_tokens: BearerTokens,
     read_tokens: BearerTokens,
@@ -59,7 +61,14 @@ def internal_app(
         "epoch": log.epoch,
         "max_body": max_body,
     }
-    counted = {**tokens, "hub": hub, "order": order, "reception": reception, "log": log}
+    counted = {
+        **tokens,
+        "hub": hub,
+        "order": order,
+        "reception": reception,
+        "log": log,
+        "upkeep": upkeep,
+    }
     return Application(
         [
             (r"/internal/emit", EmitHandler, emitting),

@@ -82,6 +82,10 @@ class Hub:
         """Return the dispatched events of a stream above `seq`; None if not all are at hand."""
         return self._recent.since(user, seq)
 
+    def forget(self) -> None:
+        """Keep nothing at hand of what was dispatched: some of it is not to be seen any more."""
+        self._recent.clear()
+
     async def dispatch(self, emission: Emission, seq: int | None) -> int:
         """Hand an event to every live session it is for; returns to how many.
 
@@ -133,6 +137,12 @@ class _Recent:
             _, oldest = self._events.popleft()
             self._size -= len(oldest.tail)
             self._complete_above = oldest.seq
+
+    def clear(self) -> None:
+        if self._events:
+            self._complete_above = self._events[-1][1].seq
+        self._events.clear()
+        self._size = 0
 
     def since(self, user: str, seq: int) -> Sequence[Event] | None:
         if seq < self._complete_above:

@@ -22,8 +22,10 @@ from archibald_rt.errors import (
     QueueFullError,
 )
 from archibald_rt.eventlog import EventLog, KeyConflict, Stored
+from archibald_rt.eventlog.base import Step
 from archibald_rt.events import Emission, Outcome
 from archibald_rt.hub import Hub
+from archibald_rt.steps import Steps
 
 _OVERHEAD = 500
 """What an emission takes in memory besides its tail, roughly, in bytes."""
@@ -73,6 +75,7 @@ class OrderQueue:
         self._max_bytes = max_bytes
         self._on_broken = on_broken
         self._waiting: deque[_Request] = deque()
+        self._steps = Steps()
         self._size = 0
         self._server: asyncio.Task[None] | None = None
         self._watch = CommitWatch(self._wake, every=probe_every)
@@ -119,6 +122,17 @@ class OrderQueue:
         self._wake()
         return answer
 
+    async def between(self, step: Step) -> int:
+        """Run a deletion between two groups, when all that is committed is dispatched.
+
+        Raises what the step raises, and `DrainingError` when it was not taken.
+        """
+        if self._closing or self._broken:
+            raise DrainingError("the server is going away")
+        done = self._steps.add(step)
+        self._wake()
+        return await done
+
     async def close(self) -> None:
         """Take nothing more, and return when what is queued is done. Safe to call twice."""
         self._closing = True
@@ -138,7 +152,7 @@ class OrderQueue:
         if (error := server.exception()) is not None:
             # A fault of our own in the middle of the order: nothing can go on after it.
             self._give_up(error)
-        elif self._waiting or self._watch.due:
+        elif self._waiting or self._steps or self._watch.due:
             self._wake()
 
     def _give_up(self, error: BaseException) -> None:
@@ -150,16 +164,20 @@ class OrderQueue:
         for request in self._waiting:
             _fail(request, LogUnavailableError("the server is going away"))
         self._waiting.clear()
+        self._steps.give_up()
         self._on_broken(error)
 
     async def _serve_all(self) -> None:
-        while self._waiting or self._watch.due:
+        while self._waiting or self._steps or self._watch.due:
             if self._watch.due:
                 await self._probe()
             if self._waiting:
                 self._group = self._next_group()
                 await self._serve(self._group)
                 self._group = ()
+            # One at a time, so that no group waits for more than one.
+            if self._steps:
+                await self._steps.take()
 
     def _next_group(self) -> list[_Request]:
         """Take what is to be committed together from the front of the line."""

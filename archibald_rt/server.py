@@ -14,6 +14,7 @@ from archibald_rt.app import internal_app, public_app
 from archibald_rt.auth import BearerTokens, TokenVerifier
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.errors import CloseCode, ConfigError
+from archibald_rt.eventlog import Retention
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
 from archibald_rt.hub import Hub
@@ -37,6 +38,7 @@ from archibald_rt.settings import (
 from archibald_rt.shutdown import Shutdown, Underway
 from archibald_rt.sweep import Sweep
 from archibald_rt.timestamps import Stamper
+from archibald_rt.upkeep import Upkeep
 
 RECENT = 1024 * 1024
 """How many bytes of what was dispatched last are kept for devices that turn live."""
@@ -172,6 +174,17 @@ async def running(
             on_message=on_message,
         )
         order = OrderQueue(log, hub, max_bytes=internal.max_queue, on_broken=shutdown.broken)
+        upkeep = Upkeep(
+            log,
+            order.between,
+            retention=Retention(
+                max_age_ms=int(settings.log.max_age * 1000),
+                max_events_per_user=settings.log.max_events_per_user,
+                max_size=settings.log.max_size,
+            ),
+            every=settings.log.prune_every,
+            forget=hub.forget,
+        )
         server = Server(reception, order, shutdown, drain=settings.server.drain)
         reader = EmissionReader(
             stamp,
@@ -192,15 +205,17 @@ async def running(
                 log,
                 reader,
                 server.requests,
+                upkeep,
                 emit_tokens=BearerTokens(internal.emit_tokens),
                 read_tokens=BearerTokens(internal.read_tokens),
                 max_body=internal.max_body,
             ),
             idle_connection_timeout=_INTERNAL_IDLE,
         )
-        sweeping = asyncio.get_running_loop().create_task(sweep.run())
-        sweeping.add_done_callback(shutdown.ended)
-        stack.push_async_callback(_cancelled, sweeping)
+        for work in (sweep.run(), upkeep.run()):
+            task = asyncio.get_running_loop().create_task(work)
+            task.add_done_callback(shutdown.ended)
+            stack.push_async_callback(_cancelled, task)
         stack.push_async_callback(server.drain)
         server.listen(public, inner, settings)
         yield server

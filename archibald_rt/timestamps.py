@@ -77,6 +77,11 @@ def from_epoch(seconds: float) -> str:
     return whole.strftime("%Y-%m-%dT%H:%M:%S.") + f"{whole.microsecond // 1000:03d}Z"
 
 
+def _since_boot() -> float:
+    # Unlike CLOCK_MONOTONIC this goes on while the machine sleeps.
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Stamper:
     """The server's own stamps: UTC milliseconds, never earlier than the last one given.
 
@@ -100,3 +105,26 @@ class Stamper:
             self._last_ms = max(now_ms, self._last_ms)
             self._text = from_epoch(self._last_ms / 1000)
         return self._text, self._last_ms * 1_000_000
+
+
+class SteadyClock:
+    """The time of day as retention goes by it: it neither jumps nor goes back.
+
+    It begins at the wall clock, or at ``not_before_ms`` where that is later, and goes on by
+    the time that really passes. So a wall clock that is set a month ahead doesn't make every
+    event a month old, and one that is set back doesn't keep events for ever.
+    """
+
+    def __init__(
+        self,
+        not_before_ms: int = 0,
+        *,
+        wall: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = _since_boot,
+    ) -> None:
+        self._elapsed = elapsed
+        self._begin = max(wall(), not_before_ms / 1000) - elapsed()
+
+    def __call__(self) -> int:
+        """Return the moment in milliseconds since 1970."""
+        return int((self._begin + self._elapsed()) * 1000)

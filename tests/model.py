@@ -7,6 +7,7 @@ The hub, the order queue, the sessions and the SQLite log are the real ones.
 """
 
 import asyncio
+import itertools
 import json
 import sqlite3
 from bisect import bisect_right
@@ -21,7 +22,8 @@ from archibald_rt import timestamps
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.ends import Resume
 from archibald_rt.errors import EmissionError, LogUnavailableError
-from archibald_rt.eventlog import KeyConflict, Page, Stored, schema
+from archibald_rt.eventlog import KeyConflict, Page, Retention, Stored, Turn, retention, schema
+from archibald_rt.eventlog.base import Step
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.events import (
     EARLIEST,
@@ -528,6 +530,15 @@ class LogView:
     async def probe(self) -> None:
         await self._log.probe()
 
+    async def prune(self, retention: Retention, turn: Turn) -> int:
+        return await self._log.prune(retention, turn)
+
+    async def erase(self, user: str, turn: Turn) -> int:
+        return await self._log.erase(user, turn)
+
+    async def size(self) -> int:
+        return await self._log.size()
+
     async def close(self) -> None:
         raise AssertionError("nobody but the world closes the log")
 
@@ -567,7 +578,10 @@ class World:
         self._file = schema.open_reader(path)
 
     async def _open(self, path: Path, recent: int) -> None:
-        self.log: SQLiteLog = await self._stack.enter_async_context(open_sqlite(path))
+        moments = itertools.count(1)
+        self.log: SQLiteLog = await self._stack.enter_async_context(
+            open_sqlite(path, clock=lambda _before: moments.__next__)
+        )
         self.hub = Hub(self.log.head, recent=recent)
         self.order = OrderQueue(
             LogView(self), self.hub, max_bytes=0, on_broken=self.loop.faults.append
@@ -642,20 +656,42 @@ class World:
         self.soon(device.connect)
 
     def prune(self, owner: str | None, count: int) -> None:
-        """Delete the oldest rows of a user, or broadcasts, as retention and erasure do."""
-        self.soon(lambda: self._prune(schema.EVERYBODY if owner is None else owner.encode(), count))
+        """Delete the oldest rows of a user, or broadcasts, whatever else goes on."""
+        user = schema.EVERYBODY if owner is None else owner.encode()
+        self.soon(lambda: self._delete(_delete_of, user, count, between=False))
 
-    def _prune(self, owner: bytes, count: int) -> None:
+    def prune_all(self, count: int, *, between: bool) -> None:
+        """Delete what was committed first, of all users, as retention by age does."""
+        self.soon(lambda: self._delete(_delete_first, count, between=between))
+
+    def erase(self, user: str) -> None:
+        """Delete all of a user's own rows, between two groups, as erasure does."""
+
+        def begin() -> None:
+            task = self._delete(_delete_of, user.encode(), 1000, between=True)
+            task.add_done_callback(lambda _done: self.hub.forget())
+
+        self.soon(begin)
+
+    def _delete(
+        self, delete: Callable[..., None], *args: Any, between: bool
+    ) -> "asyncio.Task[int]":
         prune = Prune(self.tick())
         self._prunes.append(prune)
 
-        def done(task: asyncio.Task[None]) -> None:
+        async def step() -> int:
+            prune.started = self.tick()
+            writer = self.log._writer  # noqa: SLF001 - whatever deletes has to use this connection
+            await writer.call(delete, *args, prune, self._buried)
+            return 0
+
+        def done(task: asyncio.Task[int]) -> None:
             task.result()
             prune.done = self.tick()
 
-        writer = self.log._writer  # noqa: SLF001 - whatever deletes has to use this connection
-        task = self.loop.create_task(writer.call(_delete, owner, count, prune, self._buried))
+        task = self.loop.create_task(self.order.between(step) if between else _plainly(step))
         task.add_done_callback(done)
+        return task
 
     def release(self, number: int) -> None:
         """Let one of the calls to the log that wait at a gate go on."""
@@ -853,14 +889,17 @@ def _row(values: tuple[Any, ...]) -> Row:
     return Row(seq, user.decode() or None, None if key is None else key.decode(), tail)
 
 
-def _delete(
+async def _plainly(step: Step) -> int:
+    return await step()
+
+
+def _delete_of(
     connection: sqlite3.Connection,
     owner: bytes,
     count: int,
     prune: Prune,
     buried: list[tuple[Prune, tuple[Any, ...]]],
 ) -> None:
-    connection.execute("BEGIN IMMEDIATE")
     rows = connection.execute(
         "SELECT seq, user, key, tail FROM events WHERE user = ? ORDER BY seq LIMIT ?",
         (owner, count),
@@ -868,12 +907,25 @@ def _delete(
     # Before they are gone, so that no moment lies between in which they are nowhere.
     buried.extend((prune, row) for row in rows)
     if rows:
-        last = rows[-1][0]
-        for table in ("events", "commits"):
-            connection.execute(f"DELETE FROM {table} WHERE user = ? AND seq <= ?", (owner, last))  # noqa: S608 - our own names
-        connection.execute(
-            "INSERT INTO watermarks VALUES (?, ?) "
-            "ON CONFLICT (user) DO UPDATE SET seq = max(seq, excluded.seq)",
-            (owner, last),
-        )
-    connection.execute("COMMIT")
+        assert retention.delete_of(connection, [(owner, rows[-1][0])], PATIENCE) == len(rows)
+
+
+def _delete_first(
+    connection: sqlite3.Connection,
+    count: int,
+    prune: Prune,
+    buried: list[tuple[Prune, tuple[Any, ...]]],
+) -> None:
+    # Each commit has a time of its own in this world; what was committed together goes together.
+    commits = connection.execute(
+        "SELECT DISTINCT committed FROM commits ORDER BY seq LIMIT ?", (count,)
+    ).fetchall()
+    if commits:
+        before = commits[-1][0] + 1
+        rows = connection.execute(
+            "SELECT seq, user, key, tail FROM events NATURAL JOIN commits WHERE committed < ?",
+            (before,),
+        ).fetchall()
+        buried.extend((prune, row) for row in rows)
+        deleted = retention.delete_committed_before(connection, before, PATIENCE)
+        assert deleted == len(rows)

@@ -194,6 +194,16 @@ class Promises(RuleBasedStateMachine):
         self.world.prune(owner, count)
         self.run_on(turns)
 
+    @rule(count=st.sampled_from([1, 2, 5, 1000]), between=st.booleans(), turns=turns)
+    def prune_all(self, count: int, between: bool, turns: int) -> None:  # noqa: FBT001 - given by name
+        self.world.prune_all(count, between=between)
+        self.run_on(turns)
+
+    @rule(user=users, turns=turns)
+    def erase(self, user: str, turns: int) -> None:
+        self.world.erase(user)
+        self.run_on(turns)
+
     @rule(turns=st.integers(1, 8), patient=st.booleans())
     def let_time_pass(self, turns: int, patient: bool) -> None:  # noqa: FBT001 - given by name
         self.run_on(turns, patient=patient)

@@ -268,8 +268,8 @@ def test_out_of_descriptors_it_pauses_and_goes_on_when_there_are_some(tmp_path: 
 
 
 def test_it_names_the_settings_that_have_no_effect_yet(tmp_path: Path) -> None:
-    with serving(tmp_path, {"ARCHIBALD_RT_LOG_MAX_AGE": "1d"}) as server:
-        assert any("log.max_age" in line.get("keys", "") for line in server.lines)
+    with serving(tmp_path, {"ARCHIBALD_RT_DELIVERY_DEVICES_PER_USER": "3"}) as server:
+        assert any("delivery.devices_per_user" in line.get("keys", "") for line in server.lines)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """The durable log of events: its interface and its engines."""
 
-from archibald_rt.eventlog.base import EventLog, KeyConflict, Page, Stored
+from archibald_rt.eventlog.base import EventLog, KeyConflict, Page, Retention, Stored, Turn
 
-__all__ = ["EventLog", "KeyConflict", "Page", "Stored"]
+__all__ = ["EventLog", "KeyConflict", "Page", "Retention", "Stored", "Turn"]

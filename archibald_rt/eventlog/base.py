@@ -1,6 +1,6 @@
 """What the server asks of an event log, whatever keeps it."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -41,12 +41,32 @@ class KeyConflict(msgspec.Struct, frozen=True, gc=False):
     indexes: Sequence[int]
 
 
+class Retention(msgspec.Struct, frozen=True, gc=False):
+    """How much a log keeps; 0 is no limit.
+
+    ``max_age_ms`` counts from the commit. ``max_events_per_user`` counts each user's own
+    events, and the broadcasts as one more user's. ``max_size`` is in bytes on disk.
+    """
+
+    max_age_ms: int = 0
+    max_events_per_user: int = 0
+    max_size: int = 0
+
+
+Step = Callable[[], Awaitable[int]]
+"""A small piece of work on the log that deletes; returns how many events went."""
+
+Turn = Callable[[Step], Awaitable[int]]
+"""Runs a step when no append is under way and nothing lies between commit and dispatch."""
+
+
 class EventLog(Protocol):
     """An append-only log of durable events, one series of seqs for all users.
 
-    One task appends; any number of them read. Every method may raise `LogUnavailableError`
-    (nothing happened, a later try may work) and `LogBrokenError` (only a restart helps).
-    A stream is a user's own events and the broadcasts.
+    One task appends, and lets deletions have their turn; any number of tasks read. Every
+    method may raise `LogUnavailableError` (nothing happened, a later try may work) and
+    `LogBrokenError` (only a restart helps). A stream is a user's own events and the
+    broadcasts.
     """
 
     @property
@@ -96,6 +116,23 @@ class EventLog(Protocol):
 
     async def probe(self) -> None:
         """Commit something of no meaning; returns if commits work. Same caller as `append`."""
+
+    async def prune(self, retention: Retention, turn: Turn) -> int:
+        """Delete what is beyond the limits, oldest first, and return how many events went.
+
+        Works in steps that are short beside a commit, each run by ``turn``, and gives the
+        room back in such steps too. What one run left undone, because it failed or was
+        cancelled, the next does. Not to be called again before it has returned.
+        """
+
+    async def erase(self, user: str, turn: Turn) -> int:
+        """Delete a user's own events of before the first step; returns how many there were.
+
+        Works in steps as `prune` does. Once this has returned, no page holds any of them.
+        """
+
+    async def size(self) -> int:
+        """Return how many bytes the log takes on disk."""
 
     async def close(self) -> None:
         """Close the log. Calling it again does nothing."""

@@ -14,8 +14,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from archibald_rt.eventlog import schema, statements
-from archibald_rt.eventlog.base import KeyConflict, Page, Stored
+from archibald_rt.eventlog.base import KeyConflict, Page, Retention, Stored, Turn
+from archibald_rt.eventlog.pruning import Pruning, disk_size
 from archibald_rt.events import Emission
+from archibald_rt.timestamps import SteadyClock
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -37,9 +39,21 @@ class _Connection(aiosqlite.Connection):
 class SQLiteLog:
     """The `EventLog` in a SQLite file; made by `open_sqlite`."""
 
-    def __init__(self, writer: _Connection, readers: Sequence[_Connection]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        writer: _Connection,
+        readers: Sequence[_Connection],
+        scanner: _Connection,
+        *,
+        clock: Callable[[int], Callable[[], int]],
+    ) -> None:
+        self._path = path
         self._writer = writer
         self._readers = readers
+        # What looks for events to delete, so that no page has to wait for it.
+        self._scanner = scanner
+        self._clock_from = clock
         # Which readers have nothing to do; a page waits for one.
         self._idle: asyncio.Queue[_Connection] = asyncio.Queue()
         for reader in readers:
@@ -53,6 +67,7 @@ class SQLiteLog:
         self._epoch = await self._writer.call(schema.read_epoch)
         self._head = await self._writer.call(schema.read_head)
         self._last_commit_ms = await self._writer.call(schema.read_last_commit)
+        self._now_ms = self._clock_from(self._last_commit_ms)
 
     @property
     def epoch(self) -> str:
@@ -73,7 +88,9 @@ class SQLiteLog:
         self, groups: Sequence[Sequence[Emission]]
     ) -> list[list[Stored] | KeyConflict]:
         """See `EventLog.append`."""
-        results, self._head = await self._writer.call(statements.append, self._head, groups)
+        results, self._head = await self._writer.call(
+            statements.append, self._head, groups, self._now_ms()
+        )
         return results
 
     async def page(
@@ -101,10 +118,32 @@ class SQLiteLog:
         """See `EventLog.probe`."""
         await self._writer.call(statements.probe)
 
+    async def prune(self, retention: Retention, turn: Turn) -> int:
+        """See `EventLog.prune`."""
+        return await self._pruning(turn).run(retention)
+
+    async def erase(self, user: str, turn: Turn) -> int:
+        """See `EventLog.erase`."""
+        return await self._pruning(turn).erase(user.encode())
+
+    async def size(self) -> int:
+        """See `EventLog.size`."""
+        return disk_size(self._path)
+
     async def close(self) -> None:
         """See `EventLog.close`."""
-        for connection in (*self._readers, self._writer):
+        for connection in (self._scanner, *self._readers, self._writer):
             await connection.close()
+
+    def _pruning(self, turn: Turn) -> Pruning:
+        return Pruning(
+            self._writer,
+            self._scanner,
+            self._path,
+            turn,
+            head=lambda: self._head,
+            now_ms=self._now_ms(),
+        )
 
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[_Connection]:
@@ -117,19 +156,26 @@ class SQLiteLog:
 
 
 @asynccontextmanager
-async def open_sqlite(path: Path, *, readers: int = 2) -> AsyncIterator[SQLiteLog]:
+async def open_sqlite(
+    path: Path,
+    *,
+    readers: int = 2,
+    clock: Callable[[int], Callable[[], int]] = SteadyClock,
+) -> AsyncIterator[SQLiteLog]:
     """Open the log in the file at `path`, making it where there is none; close it at the end.
 
-    Raises `LogOpenError` with one line that names the file, the cause and what to do.
+    ``clock`` makes what tells the time of commits, in milliseconds since 1970 and not before
+    the last one. Raises `LogOpenError` with one line that names the file, the cause and what
+    to do.
     """
     with schema.exclusive(path):
         connections: list[_Connection] = []
         try:
             writer = await _connect(schema.open_writer, path)
             connections.append(writer)
-            for _ in range(readers):
+            for _ in range(readers + 1):
                 connections.append(await _connect(schema.open_reader, path))  # noqa: PERF401 - each is closed if the next fails
-            log = SQLiteLog(writer, connections[1:])
+            log = SQLiteLog(path, writer, connections[2:], connections[1], clock=clock)
             await log.start()
             yield log
         finally:

@@ -2,12 +2,11 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from archibald_rt.errors import LogBrokenError, LogUnavailableError
 from archibald_rt.eventlog import schema
 from archibald_rt.eventlog.base import KeyConflict, Page, Stored
+from archibald_rt.eventlog.transactions import explained, reading, writing
 from archibald_rt.events import Emission, Event, content_of, timestamp_of
 
 # A page of a stream: two runs of one tree, merged by seq. benchmarks/page_cost.py measures it.
@@ -29,41 +28,24 @@ BY_KEY = "SELECT seq, tail FROM events WHERE user = ? AND key = ?"
 INSERT = "INSERT INTO events (user, seq, instant, key, tail) VALUES (?, ?, ?, ?, ?)"
 INSERT_COMMIT = "INSERT INTO commits (seq, user, committed) VALUES (?, ?, ?)"
 
-# After these, nothing was stored and the same connection works again once the cause is gone.
-_PASSING = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_READONLY,
-    }
-)
-
 
 def append(
-    connection: sqlite3.Connection, head: int, groups: Sequence[Sequence[Emission]]
+    connection: sqlite3.Connection,
+    head: int,
+    groups: Sequence[Sequence[Emission]],
+    committed: int,
 ) -> tuple[list[list[Stored] | KeyConflict], int]:
     """Store each group, or refuse it, in one transaction; returns what became of it and the head.
 
-    See `EventLog.append`.
+    ``committed`` is the moment, in milliseconds since 1970. See `EventLog.append`.
     """
-    committed = time.time_ns() // 1_000_000
-    with _explained():
-        batch = _Batch(connection, head)
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            results = [batch.judge(group) for group in groups]
-            connection.executemany(INSERT, batch.rows)
-            connection.executemany(
-                INSERT_COMMIT, [(seq, user, committed) for user, seq, *_ in batch.rows]
-            )
-            connection.execute("COMMIT")
-        except BaseException:
-            # What a failed statement left in the open transaction must not commit later.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+    batch = _Batch(connection, head)
+    with explained(), writing(connection):
+        results = [batch.judge(group) for group in groups]
+        connection.executemany(INSERT, batch.rows)
+        connection.executemany(
+            INSERT_COMMIT, [(seq, user, committed) for user, seq, *_ in batch.rows]
+        )
     return results, batch.head
 
 
@@ -127,7 +109,7 @@ def page(
     events: list[Event] = []
     looked_at, size, reached = 0, 0, through
     values = {"user": user, "after": after, "through": through, "limit": max_events}
-    with _explained(), _snapshot(connection):
+    with explained(), reading(connection):
         lost = connection.execute(WATERMARK, values).fetchone()[0] or 0
         rows = connection.execute(PAGE, values)
         for seq, tail, instant in rows:
@@ -144,46 +126,14 @@ def page(
 
 def first(connection: sqlite3.Connection, user: bytes) -> int | None:
     """Return the seq of a stream's first event; see `EventLog.first`."""
-    with _explained():
+    with explained():
         seq: int | None = connection.execute(FIRST, {"user": user}).fetchone()[0]
     return seq
 
 
 def probe(connection: sqlite3.Connection) -> None:
     """Commit something of no meaning; see `EventLog.probe`."""
-    with _explained():
+    with explained():
         connection.execute(
             "INSERT OR REPLACE INTO meta VALUES ('probe', ?)", (time.time_ns() // 1_000_000,)
         )
-
-
-@contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let several statements see the log at one moment."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        # After some errors SQLite has rolled back by itself.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Tell the errors after which the log works again from those after which nothing is sure.
-
-    An fsync that failed may have stored the rows all the same, and a damaged page can't be
-    served: both end in a restart, which reads the truth.
-    """
-    try:
-        yield
-    except MemoryError as error:
-        # What Python makes of SQLITE_NOMEM; nothing was stored.
-        raise LogUnavailableError("the log is unavailable: out of memory") from error
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0)
-        name = getattr(error, "sqlite_errorname", type(error).__name__)
-        if code & 0xFF in _PASSING:
-            raise LogUnavailableError(f"the log is unavailable: {error} ({name})") from error
-        raise LogBrokenError(f"the log failed: {error} ({name})") from error

@@ -9,6 +9,7 @@ from archibald_rt.handlers.base import InternalHandler
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
 from archibald_rt.reception import Reception
+from archibald_rt.upkeep import Upkeep
 
 
 class StatsHandler(InternalHandler):
@@ -22,6 +23,7 @@ class StatsHandler(InternalHandler):
         order: OrderQueue,
         reception: Reception,
         log: EventLog,
+        upkeep: Upkeep,
     ) -> None:
         """Take the tokens and what is counted."""
         super().initialize(emit_tokens, read_tokens)
@@ -29,9 +31,11 @@ class StatsHandler(InternalHandler):
         self._order = order
         self._reception = reception
         self._event_log = log
+        self._upkeep = upkeep
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Answer with the figures."""
+        log_bytes = await self._event_log.size()
         counters = self._reception.counters
         sessions = list(self._hub.sessions())
         behind = sum(not session.live for session in sessions)
@@ -61,6 +65,9 @@ class StatsHandler(InternalHandler):
                     "epoch": self._event_log.epoch,
                     "head": self._event_log.head,
                     "dispatched": self._hub.dispatched,
+                    "bytes": log_bytes,
+                    "pruned": self._upkeep.pruned,
+                    "erased": self._upkeep.erased,
                     "fault": None if self._order.fault is None else str(self._order.fault),
                 },
             }

@@ -1,0 +1,160 @@
+"""Retention and erasure of the SQLite log: which steps, in which order.
+
+What is to be deleted is found by a reader of its own, so that neither commits nor pages wait
+for the search; only the deleting has its turn on the connection that writes.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from archibald_rt.eventlog import retention as sql
+from archibald_rt.eventlog.base import Retention, Step, Turn
+
+STEP = 0.004
+"""How many seconds a step may take before it commits: about as long as a small commit."""
+
+SEQS_AT_ONCE = 2000
+"""Over how many seqs the users who have new events are looked for at a time."""
+
+USERS_AT_ONCE = 50
+"""How many users' events are counted at a time."""
+
+USERS_REMEMBERED = 100_000
+"""How many users are known in one run to be within the limit; more are looked at again."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Connection(Protocol):
+    """A SQLite connection that runs a function in its thread."""
+
+    async def call(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """Run it, and return what it returns."""
+
+
+class Pruning:
+    """One run over a log, whose files are `path` and its WAL.
+
+    ``head`` returns the last seq at the moment, ``now_ms`` is the one that ages are counted
+    to.
+    """
+
+    def __init__(
+        self,
+        writer: Connection,
+        scanner: Connection,
+        path: Path,
+        turn: Turn,
+        *,
+        head: Callable[[], int],
+        now_ms: int,
+    ) -> None:
+        self._writer = writer
+        self._scanner = scanner
+        self._path = path
+        self._turn = turn
+        self._head = head
+        self._now_ms = now_ms
+
+    async def run(self, retention: Retention) -> int:
+        """Delete what is beyond the limits and give the room back; returns how many events."""
+        deleted = 0
+        if retention.max_age_ms:
+            deleted += await self._by_age(self._now_ms - retention.max_age_ms)
+        if retention.max_events_per_user:
+            deleted += await self._by_count(retention.max_events_per_user)
+        if retention.max_size:
+            deleted += await self._by_size(retention.max_size)
+        await self._give_back(retention.max_size)
+        return deleted
+
+    async def erase(self, user: bytes) -> int:
+        """Delete one user's own events, and leave nothing of them in the file."""
+        through: int | None = None
+
+        async def step() -> int:
+            nonlocal through
+            if through is None:
+                # All that was queued before this is committed by now.
+                through = self._head()
+            return await self._writer.call(sql.erase, [(user, through)], STEP)
+
+        deleted = await self._repeat(step)
+        await self._turn(self._step(sql.truncate_wal))
+        return deleted
+
+    async def _by_age(self, before_ms: int) -> int:
+        oldest = await self._scanner.call(sql.oldest_commit)
+        if oldest is None or oldest >= before_ms:
+            return 0
+        return await self._repeat(self._step(sql.delete_committed_before, before_ms, STEP))
+
+    async def _by_count(self, max_events: int) -> int:
+        """Look at the users who got events since the run before, or at all of them."""
+        head = self._head()
+        counted = await self._scanner.call(sql.read_counted, max_events)
+        if counted >= head:
+            return 0
+        deleted = 0
+        seen: set[bytes] = set()
+        for after in range(counted, head, SEQS_AT_ONCE):
+            through = min(after + SEQS_AT_ONCE, head)
+            new = await self._scanner.call(sql.users_between, after, through) - seen
+            if len(seen) > USERS_REMEMBERED:
+                seen.clear()
+            seen |= new
+            users = sorted(new)
+            for first in range(0, len(users), USERS_AT_ONCE):
+                some = users[first : first + USERS_AT_ONCE]
+                if found := await self._scanner.call(sql.beyond, some, max_events):
+                    deleted += await self._repeat(self._step(sql.delete_of, found, STEP))
+        await self._turn(self._step(sql.write_counted, max_events, head))
+        return deleted
+
+    async def _by_size(self, max_size: int) -> int:
+        if disk_size(self._path) <= max_size:
+            return 0
+        pages = await self._scanner.call(sql.max_pages, max_size)
+        return await self._repeat(self._step(sql.delete_oldest, pages, STEP))
+
+    async def _give_back(self, max_size: int) -> None:
+        superfluous = left = await self._scanner.call(sql.superfluous_pages, max_size)
+        while left > 0:
+            left -= await self._turn(self._step(sql.give_back, left, STEP))
+        # The file gets smaller only when the WAL is moved into it.
+        if superfluous or (max_size and disk_size(self._path) > max_size):
+            await self._turn(self._step(sql.truncate_wal))
+
+    async def _repeat(self, step: Step) -> int:
+        """Have turns until a step finds nothing more to delete."""
+        deleted = 0
+        while count := await self._turn(step):
+            deleted += count
+        return deleted
+
+    def _step(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, _P], int | None],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Step:
+        """Return what runs a function on the connection that writes."""
+
+        async def step() -> int:
+            return await self._writer.call(function, *args, **kwargs) or 0
+
+        return step
+
+
+def disk_size(path: Path) -> int:
+    """Return how many bytes the log's database and WAL take."""
+    files = (path, path.with_name(path.name + "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())

@@ -1,0 +1,207 @@
+"""What runs in the threads of the SQLite connections to delete events and give room back.
+
+Every deletion takes the oldest of what one user has left, from both tables, and raises the
+user's watermark in the same transaction: no event at or below a user's watermark is there.
+The functions that write do as much as they can within so many seconds, in one transaction.
+"""
+
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from archibald_rt.eventlog.transactions import explained, reading, writing
+
+CHUNK = 50
+"""How many events are deleted between two looks at the clock."""
+
+# A page that is left free saves the next events from growing the file again.
+FREE_KEPT = 256
+FREE_KEPT_SHARE = 20
+
+WAL_SHARE = 16
+"""Which part of the size that a log may have is left to its WAL."""
+
+FRONT = "SELECT seq, user, committed FROM commits ORDER BY seq LIMIT ?"
+OLDEST_OF = "SELECT seq FROM events WHERE user = ? AND seq <= ? ORDER BY seq LIMIT ?"
+BEYOND = "SELECT seq FROM events WHERE user = ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
+COMMITTED_BY = "SELECT user FROM commits WHERE seq > ? AND seq <= ?"
+DELETE = "DELETE FROM events WHERE user = ? AND seq = ?"
+DELETE_OF = "DELETE FROM events WHERE user = ? AND seq <= ?"
+DELETE_COMMIT = "DELETE FROM commits WHERE seq = ?"
+DELETE_COMMITS = "DELETE FROM commits WHERE seq <= ?"
+RAISE_WATERMARK = """
+INSERT INTO watermarks VALUES (?, ?)
+ON CONFLICT (user) DO UPDATE SET seq = max(seq, excluded.seq)
+"""
+
+
+def oldest_commit(connection: sqlite3.Connection) -> int | None:
+    """Return when the oldest event that is left was committed, in milliseconds since 1970."""
+    with explained():
+        row = connection.execute(FRONT, (1,)).fetchone()
+    return None if row is None else int(row[2])
+
+
+def delete_committed_before(connection: sqlite3.Connection, before_ms: int, seconds: float) -> int:
+    """Delete the oldest events as far as they were committed before a moment."""
+
+    def some() -> int:
+        rows = connection.execute(FRONT, (CHUNK,)).fetchall()
+        # Commit times rise with the seqs.
+        return _delete_front(connection, [row for row in rows if row[2] < before_ms])
+
+    return _delete(connection, some, seconds)
+
+
+def delete_oldest(connection: sqlite3.Connection, max_pages: int, seconds: float) -> int:
+    """Delete the oldest events of all as long as more pages than these hold something."""
+
+    def some() -> int:
+        if _pages(connection) - _free_pages(connection) <= max_pages:
+            return 0
+        return _delete_front(connection, connection.execute(FRONT, (CHUNK,)).fetchall())
+
+    return _delete(connection, some, seconds)
+
+
+def delete_of(
+    connection: sqlite3.Connection, users: Sequence[tuple[bytes, int]], seconds: float
+) -> int:
+    """Delete users' own events, each up to a seq."""
+    left = deque(users)
+
+    def some() -> int:
+        while left:
+            user, through = left[0]
+            seqs = connection.execute(OLDEST_OF, (user, through, CHUNK)).fetchall()
+            if seqs:
+                last = seqs[-1][0]
+                connection.execute(DELETE_OF, (user, last))
+                connection.executemany(DELETE_COMMIT, seqs)
+                connection.execute(RAISE_WATERMARK, (user, last))
+                return len(seqs)
+            left.popleft()
+        return 0
+
+    return _delete(connection, some, seconds)
+
+
+def erase(
+    connection: sqlite3.Connection, users: Sequence[tuple[bytes, int]], seconds: float
+) -> int:
+    """Delete as `delete_of` does, and overwrite what is deleted."""
+    connection.execute("PRAGMA secure_delete = ON").fetchone()
+    try:
+        return delete_of(connection, users, seconds)
+    finally:
+        connection.execute("PRAGMA secure_delete = OFF").fetchone()
+
+
+def users_between(connection: sqlite3.Connection, after: int, through: int) -> set[bytes]:
+    """Return who has events with seqs above one and up to another."""
+    with explained():
+        return {user for (user,) in connection.execute(COMMITTED_BY, (after, through))}
+
+
+def beyond(
+    connection: sqlite3.Connection, users: Iterable[bytes], max_events: int
+) -> list[tuple[bytes, int]]:
+    """Return those users who have more than so many events, with the last seq that is too many."""
+    found: list[tuple[bytes, int]] = []
+    with explained(), reading(connection):
+        for user in users:
+            row = connection.execute(BEYOND, (user, max_events)).fetchone()
+            if row is not None:
+                found.append((user, row[0]))
+    return found
+
+
+def read_counted(connection: sqlite3.Connection, max_events: int) -> int:
+    """Return up to which seq no user has more than so many events; 0 where that is not known."""
+    with explained():
+        row = connection.execute("SELECT value FROM meta WHERE name = 'counted'").fetchone()
+    limit, _, through = ("" if row is None else str(row[0])).partition(":")
+    return int(through) if limit == str(max_events) else 0
+
+
+def write_counted(connection: sqlite3.Connection, max_events: int, through: int) -> None:
+    """Note for the next start what `read_counted` is to return."""
+    with explained(), writing(connection):
+        connection.execute(
+            "INSERT OR REPLACE INTO meta VALUES ('counted', ?)", (f"{max_events}:{through}",)
+        )
+
+
+def max_pages(connection: sqlite3.Connection, max_size: int) -> int:
+    """Return how many pages the file may have where the log may have so many bytes."""
+    with explained():
+        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    return int((max_size - max_size // WAL_SHARE) // page_size)
+
+
+def superfluous_pages(connection: sqlite3.Connection, max_size: int) -> int:
+    """Return how many free pages the file has beyond those it will soon need again.
+
+    With a limit of its size in bytes (else 0), as many as that takes are superfluous.
+    """
+    with explained(), reading(connection):
+        pages, free = _pages(connection), _free_pages(connection)
+        kept = max(FREE_KEPT, pages // FREE_KEPT_SHARE)
+        if max_size:
+            kept = min(kept, max(0, max_pages(connection, max_size) - (pages - free)))
+        return max(0, free - kept)
+
+
+def give_back(connection: sqlite3.Connection, pages: int, seconds: float) -> int:
+    """Take free pages out of the file; returns how many. Until a checkpoint it keeps its size."""
+    deadline = time.perf_counter() + seconds
+    with explained(), writing(connection):
+        for count in range(pages):
+            # One at a time: the module steps this statement just once, whatever its argument.
+            connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
+            if time.perf_counter() >= deadline:
+                return count + 1
+    return pages
+
+
+def truncate_wal(connection: sqlite3.Connection) -> None:
+    """Move the WAL into the file and make it empty, unless a reader is in the way."""
+    with explained():
+        (waits,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {waits}")
+
+
+def _delete(connection: sqlite3.Connection, some: Callable[[], int], seconds: float) -> int:
+    deadline = time.perf_counter() + seconds
+    deleted = 0
+    with explained(), writing(connection):
+        while count := some():
+            deleted += count
+            if time.perf_counter() >= deadline:
+                break
+    return deleted
+
+
+def _delete_front(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes, int]]) -> int:
+    """Delete what is oldest in the whole log."""
+    if rows:
+        by_user = sorted((user, seq) for seq, user, _ in rows)
+        connection.executemany(DELETE, by_user)
+        connection.execute(DELETE_COMMITS, (rows[-1][0],))
+        # By the last one of each, since they stand in order.
+        last = dict(by_user)
+        connection.executemany(RAISE_WATERMARK, last.items())
+    return len(rows)
+
+
+def _pages(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA page_count").fetchone()[0])
+
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])

@@ -1,0 +1,107 @@
+"""Pruning at intervals, at a pace that leaves the log to others."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from archibald_rt.errors import DrainingError, LogBrokenError, LogUnavailableError
+from archibald_rt.eventlog import EventLog, Retention
+from archibald_rt.eventlog.base import Step, Turn
+
+PAUSE = 3.0
+"""How much longer than a step the pause after it is; as long, once a run outlasts the interval."""
+
+_logger = structlog.stdlib.get_logger("archibald_rt.upkeep")
+
+
+class Upkeep:
+    """Holds a log to its limits, every so many seconds and once at the beginning.
+
+    ``turn`` is the order queue's. ``forget`` is called after an erasure, so that nobody has
+    the events at hand any more.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        turn: Turn,
+        *,
+        retention: Retention,
+        every: float,
+        forget: Callable[[], None],
+    ) -> None:
+        self._log = log
+        self._turn = turn
+        self._retention = retention
+        self._every = every
+        self._forget = forget
+        self.pruned = 0
+        """How many events were pruned since the start."""
+        self.erased = 0
+        """How many events were erased since the start."""
+        self.last_run: float | None = None
+        """How many seconds the last whole run took."""
+
+    async def run(self) -> None:
+        """Prune, and prune again, until cancelled or the log takes no steps any more.
+
+        Without an interval (0) it never does.
+        """
+        while self._every:
+            try:
+                await self._prune()
+            except DrainingError:
+                return
+            except LogUnavailableError as error:
+                _logger.warning("pruning failed, trying again later", reason=str(error))
+            except LogBrokenError:
+                # Whoever ran the step has the server ended.
+                return
+            await asyncio.sleep(self._every)
+
+    async def erase(self, user: str) -> int:
+        """Delete a user's own events for good; returns how many there were.
+
+        Raises `DrainingError`, `LogUnavailableError` (some may be gone) or `LogBrokenError`.
+        """
+        try:
+            deleted = await self._log.erase(user, self._turn)
+        finally:
+            self._forget()
+        self.erased += deleted
+        return deleted
+
+    async def _prune(self) -> None:
+        began = time.monotonic()
+        pruned = 0
+
+        async def turn(step: Step) -> int:
+            nonlocal pruned
+            took = 0.0
+
+            async def timed() -> int:
+                nonlocal took
+                started = time.monotonic()
+                try:
+                    return await step()
+                finally:
+                    took = time.monotonic() - started
+
+            deleted = await self._turn(timed)
+            pruned += deleted
+            self.pruned += deleted
+            in_time = time.monotonic() - began < self._every
+            await asyncio.sleep(took * (PAUSE if in_time else 1))
+            return deleted
+
+        await self._log.prune(self._retention, turn)
+        self.last_run = time.monotonic() - began
+        if pruned:
+            _logger.info(
+                "pruned",
+                events=pruned,
+                seconds=round(self.last_run, 3),
+                log_bytes=await self._log.size(),
+            )
