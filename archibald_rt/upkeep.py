@@ -74,11 +74,9 @@ class Upkeep:
         return deleted
 
     async def _prune(self) -> None:
-        began = time.monotonic()
-        pruned = 0
+        began, before = time.monotonic(), self.pruned
 
         async def turn(step: Step) -> int:
-            nonlocal pruned
             took = 0.0
 
             async def timed() -> int:
@@ -89,19 +87,20 @@ class Upkeep:
                 finally:
                     took = time.monotonic() - started
 
-            deleted = await self._turn(timed)
-            pruned += deleted
-            self.pruned += deleted
+            done = await self._turn(timed)
             in_time = time.monotonic() - began < self._every
             await asyncio.sleep(took * (PAUSE if in_time else 1))
-            return deleted
+            return done
 
-        await self._log.prune(self._retention, turn)
+        await self._log.prune(self._retention, turn, self._count)
         self.last_run = time.monotonic() - began
-        if pruned:
+        if self.pruned > before:
             _logger.info(
                 "pruned",
-                events=pruned,
+                events=self.pruned - before,
                 seconds=round(self.last_run, 3),
                 log_bytes=await self._log.size(),
             )
+
+    def _count(self, deleted: int) -> None:
+        self.pruned += deleted

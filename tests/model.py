@@ -530,8 +530,8 @@ class LogView:
     async def probe(self) -> None:
         await self._log.probe()
 
-    async def prune(self, retention: Retention, turn: Turn) -> int:
-        return await self._log.prune(retention, turn)
+    async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
+        await self._log.prune(retention, turn, deleted)
 
     async def erase(self, user: str, turn: Turn) -> int:
         return await self._log.erase(user, turn)
@@ -907,7 +907,8 @@ def _delete_of(
     # Before they are gone, so that no moment lies between in which they are nowhere.
     buried.extend((prune, row) for row in rows)
     if rows:
-        assert retention.delete_of(connection, [(owner, rows[-1][0])], PATIENCE) == len(rows)
+        left = deque([(owner, rows[-1][0])])
+        assert retention.delete_of(connection, left, PATIENCE) == len(rows)
 
 
 def _delete_first(
@@ -921,11 +922,12 @@ def _delete_first(
         "SELECT DISTINCT committed FROM commits ORDER BY seq LIMIT ?", (count,)
     ).fetchall()
     if commits:
-        before = commits[-1][0] + 1
+        head = schema.read_head(connection)
+        last = retention.last_committed_before(connection, commits[-1][0] + 1, head)
         rows = connection.execute(
-            "SELECT seq, user, key, tail FROM events NATURAL JOIN commits WHERE committed < ?",
-            (before,),
+            "SELECT seq, user, key, tail FROM events WHERE seq <= ?", (last,)
         ).fetchall()
         buried.extend((prune, row) for row in rows)
-        deleted = retention.delete_committed_before(connection, before, PATIENCE)
-        assert deleted == len(rows)
+        users = deque(retention.users_between(connection, 0, last))
+        assert retention.delete_events(connection, users, last, PATIENCE) == len(rows)
+        retention.delete_commits(connection, last, PATIENCE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -160,10 +161,11 @@ class SlowSteps:
         self.began: list[float] = []
         self.ended: list[float] = []
 
-    async def prune(self, _retention: Retention, turn: Turn) -> int:
+    async def prune(
+        self, _retention: Retention, turn: Turn, _deleted: Callable[[int], None]
+    ) -> None:
         for _ in range(3):
             await turn(self.step)
-        return 0
 
     async def step(self) -> int:
         loop = asyncio.get_running_loop()

@@ -54,7 +54,7 @@ class Retention(msgspec.Struct, frozen=True, gc=False):
 
 
 Step = Callable[[], Awaitable[int]]
-"""A small piece of work on the log that deletes; returns how many events went."""
+"""A small piece of work on the log that deletes; returns how much it did, 0 for nothing left."""
 
 Turn = Callable[[Step], Awaitable[int]]
 """Runs a step when no append is under way and nothing lies between commit and dispatch."""
@@ -117,8 +117,8 @@ class EventLog(Protocol):
     async def probe(self) -> None:
         """Commit something of no meaning; returns if commits work. Same caller as `append`."""
 
-    async def prune(self, retention: Retention, turn: Turn) -> int:
-        """Delete what is beyond the limits, oldest first, and return how many events went.
+    async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
+        """Delete what is beyond the limits, oldest first; tells ``deleted`` how many went.
 
         Works in steps that are short beside a commit, each run by ``turn``, and gives the
         room back in such steps too. What one run left undone, because it failed or was

@@ -5,6 +5,7 @@ for the search; only the deleting has its turn on the connection that writes.
 """
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -17,6 +18,9 @@ STEP = 0.004
 
 SEQS_AT_ONCE = 2000
 """Over how many seqs the users who have new events are looked for at a time."""
+
+WINDOW = 50_000
+"""Over how many seqs events are deleted user by user: neighbours in the file, not in time."""
 
 USERS_AT_ONCE = 50
 """How many users' events are counted at a time."""
@@ -43,8 +47,8 @@ class Connection(Protocol):
 class Pruning:
     """One run over a log, whose files are `path` and its WAL.
 
-    ``head`` returns the last seq at the moment, ``now_ms`` is the one that ages are counted
-    to.
+    ``deleted`` is told how many events went. ``head`` returns the last seq at the moment,
+    ``now_ms`` is the one that ages are counted to.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Pruning:
         scanner: Connection,
         path: Path,
         turn: Turn,
+        deleted: Callable[[int], None],
         *,
         head: Callable[[], int],
         now_ms: int,
@@ -61,49 +66,56 @@ class Pruning:
         self._scanner = scanner
         self._path = path
         self._turn = turn
+        self._deleted = deleted
         self._head = head
         self._now_ms = now_ms
 
-    async def run(self, retention: Retention) -> int:
-        """Delete what is beyond the limits and give the room back; returns how many events."""
-        deleted = 0
+    async def run(self, retention: Retention) -> None:
+        """Delete what is beyond the limits and give the room back."""
         if retention.max_age_ms:
-            deleted += await self._by_age(self._now_ms - retention.max_age_ms)
+            await self._by_age(self._now_ms - retention.max_age_ms)
         if retention.max_events_per_user:
-            deleted += await self._by_count(retention.max_events_per_user)
+            await self._by_count(retention.max_events_per_user)
         if retention.max_size:
-            deleted += await self._by_size(retention.max_size)
+            await self._by_size(retention.max_size)
         await self._give_back(retention.max_size)
-        return deleted
 
-    async def erase(self, user: bytes) -> int:
+    async def erase(self, user: bytes) -> None:
         """Delete one user's own events, and leave nothing of them in the file."""
-        through: int | None = None
+        left: deque[tuple[bytes, int]] | None = None
 
         async def step() -> int:
-            nonlocal through
-            if through is None:
+            nonlocal left
+            if left is None:
                 # All that was queued before this is committed by now.
-                through = self._head()
-            return await self._writer.call(sql.erase, [(user, through)], STEP)
+                left = deque([(user, self._head())])
+            return await self._writer.call(sql.erase, left, STEP)
 
-        deleted = await self._repeat(step)
+        await self._delete(step)
         await self._turn(self._step(sql.truncate_wal))
-        return deleted
 
-    async def _by_age(self, before_ms: int) -> int:
-        oldest = await self._scanner.call(sql.oldest_commit)
-        if oldest is None or oldest >= before_ms:
-            return 0
-        return await self._repeat(self._step(sql.delete_committed_before, before_ms, STEP))
+    async def _by_age(self, before_ms: int) -> None:
+        head = self._head()
+        through = await self._scanner.call(sql.last_committed_before, before_ms, head)
+        await self._all_through(through)
 
-    async def _by_count(self, max_events: int) -> int:
+    async def _all_through(self, through: int) -> None:
+        """Delete the events of all users up to a seq."""
+        while (first := await self._scanner.call(sql.first_commit) or through + 1) <= through:
+            last = min(first + WINDOW, through)
+            users = await self._scanner.call(sql.users_between, first - 1, last)
+            # In the order in which they lie in the file: neighbours share its pages.
+            left = deque(sorted(users))
+            await self._delete(self._step(sql.delete_events, left, last, STEP))
+            while await self._turn(self._step(sql.delete_commits, last, STEP)):
+                pass
+
+    async def _by_count(self, max_events: int) -> None:
         """Look at the users who got events since the run before, or at all of them."""
         head = self._head()
         counted = await self._scanner.call(sql.read_counted, max_events)
         if counted >= head:
-            return 0
-        deleted = 0
+            return
         seen: set[bytes] = set()
         for after in range(counted, head, SEQS_AT_ONCE):
             through = min(after + SEQS_AT_ONCE, head)
@@ -115,15 +127,21 @@ class Pruning:
             for first in range(0, len(users), USERS_AT_ONCE):
                 some = users[first : first + USERS_AT_ONCE]
                 if found := await self._scanner.call(sql.beyond, some, max_events):
-                    deleted += await self._repeat(self._step(sql.delete_of, found, STEP))
+                    await self._delete(self._step(sql.delete_of, deque(found), STEP))
         await self._turn(self._step(sql.write_counted, max_events, head))
-        return deleted
 
-    async def _by_size(self, max_size: int) -> int:
+    async def _by_size(self, max_size: int) -> None:
         if disk_size(self._path) <= max_size:
-            return 0
-        pages = await self._scanner.call(sql.max_pages, max_size)
-        return await self._repeat(self._step(sql.delete_oldest, pages, STEP))
+            return
+        while (share := await self._scanner.call(sql.used_share, max_size)) > 1:
+            first = await self._scanner.call(sql.first_commit)
+            if first is None:
+                return
+            # So much of the seqs as is too much of the room, but only half of it at once: the
+            # oldest may be larger than the others.
+            head = self._head()
+            too_many = (head - first + 1) * (1 - 1 / share)
+            await self._all_through(min(first + max(int(too_many / 2), SEQS_AT_ONCE), head))
 
     async def _give_back(self, max_size: int) -> None:
         superfluous = left = await self._scanner.call(sql.superfluous_pages, max_size)
@@ -133,12 +151,10 @@ class Pruning:
         if superfluous or (max_size and disk_size(self._path) > max_size):
             await self._turn(self._step(sql.truncate_wal))
 
-    async def _repeat(self, step: Step) -> int:
+    async def _delete(self, step: Step) -> None:
         """Have turns until a step finds nothing more to delete."""
-        deleted = 0
         while count := await self._turn(step):
-            deleted += count
-        return deleted
+            self._deleted(count)
 
     def _step(
         self,

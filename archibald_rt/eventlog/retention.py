@@ -1,14 +1,15 @@
 """What runs in the threads of the SQLite connections to delete events and give room back.
 
-Every deletion takes the oldest of what one user has left, from both tables, and raises the
-user's watermark in the same transaction: no event at or below a user's watermark is there.
-The functions that write do as much as they can within so many seconds, in one transaction.
+Every deletion takes the oldest of what one user has left and raises the user's watermark in
+the same transaction: no event at or below a user's watermark is there. `commits` may still
+tell of events that have gone, for as long as a run of pruning takes. The functions that write
+do as much as they can within so many seconds, in one transaction.
 """
 
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from archibald_rt.eventlog.transactions import explained, reading, writing
 
@@ -22,11 +23,10 @@ FREE_KEPT_SHARE = 20
 WAL_SHARE = 16
 """Which part of the size that a log may have is left to its WAL."""
 
-FRONT = "SELECT seq, user, committed FROM commits ORDER BY seq LIMIT ?"
+FIRST_COMMIT = "SELECT seq, committed FROM commits WHERE seq > ? ORDER BY seq LIMIT 1"
 OLDEST_OF = "SELECT seq FROM events WHERE user = ? AND seq <= ? ORDER BY seq LIMIT ?"
 BEYOND = "SELECT seq FROM events WHERE user = ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
-COMMITTED_BY = "SELECT user FROM commits WHERE seq > ? AND seq <= ?"
-DELETE = "DELETE FROM events WHERE user = ? AND seq = ?"
+COMMITTED_BY = "SELECT DISTINCT user FROM commits WHERE seq > ? AND seq <= ?"
 DELETE_OF = "DELETE FROM events WHERE user = ? AND seq <= ?"
 DELETE_COMMIT = "DELETE FROM commits WHERE seq = ?"
 DELETE_COMMITS = "DELETE FROM commits WHERE seq <= ?"
@@ -36,50 +36,39 @@ ON CONFLICT (user) DO UPDATE SET seq = max(seq, excluded.seq)
 """
 
 
-def oldest_commit(connection: sqlite3.Connection) -> int | None:
-    """Return when the oldest event that is left was committed, in milliseconds since 1970."""
+def first_commit(connection: sqlite3.Connection) -> int | None:
+    """Return the seq of the oldest event that is left; None without one."""
     with explained():
-        row = connection.execute(FRONT, (1,)).fetchone()
-    return None if row is None else int(row[2])
+        row = connection.execute(FIRST_COMMIT, (0,)).fetchone()
+    return None if row is None else int(row[0])
 
 
-def delete_committed_before(connection: sqlite3.Connection, before_ms: int, seconds: float) -> int:
-    """Delete the oldest events as far as they were committed before a moment."""
-
-    def some() -> int:
-        rows = connection.execute(FRONT, (CHUNK,)).fetchall()
+def last_committed_before(connection: sqlite3.Connection, before_ms: int, head: int) -> int:
+    """Return a seq up to which all was committed before a moment, and nothing after it was."""
+    low, high = 0, head
+    with explained(), reading(connection):
         # Commit times rise with the seqs.
-        return _delete_front(connection, [row for row in rows if row[2] < before_ms])
-
-    return _delete(connection, some, seconds)
-
-
-def delete_oldest(connection: sqlite3.Connection, max_pages: int, seconds: float) -> int:
-    """Delete the oldest events of all as long as more pages than these hold something."""
-
-    def some() -> int:
-        if _pages(connection) - _free_pages(connection) <= max_pages:
-            return 0
-        return _delete_front(connection, connection.execute(FRONT, (CHUNK,)).fetchall())
-
-    return _delete(connection, some, seconds)
+        while low < high:
+            middle = (low + high) // 2
+            row = connection.execute(FIRST_COMMIT, (middle,)).fetchone()
+            if row is not None and row[1] < before_ms:
+                low = row[0]
+            else:
+                high = middle
+    return low
 
 
-def delete_of(
-    connection: sqlite3.Connection, users: Sequence[tuple[bytes, int]], seconds: float
+def delete_events(
+    connection: sqlite3.Connection, left: deque[bytes], through: int, seconds: float
 ) -> int:
-    """Delete users' own events, each up to a seq."""
-    left = deque(users)
+    """Delete users' own events up to a seq, but not what `commits` says of them.
+
+    Takes those users off the left that have no more of them.
+    """
 
     def some() -> int:
         while left:
-            user, through = left[0]
-            seqs = connection.execute(OLDEST_OF, (user, through, CHUNK)).fetchall()
-            if seqs:
-                last = seqs[-1][0]
-                connection.execute(DELETE_OF, (user, last))
-                connection.executemany(DELETE_COMMIT, seqs)
-                connection.execute(RAISE_WATERMARK, (user, last))
+            if seqs := _delete_some(connection, left[0], through):
                 return len(seqs)
             left.popleft()
         return 0
@@ -87,13 +76,41 @@ def delete_of(
     return _delete(connection, some, seconds)
 
 
-def erase(
-    connection: sqlite3.Connection, users: Sequence[tuple[bytes, int]], seconds: float
+def delete_commits(connection: sqlite3.Connection, through: int, seconds: float) -> int:
+    """Delete from `commits` what is left there of events up to a seq; none of them is there."""
+
+    def some() -> int:
+        row = connection.execute(FIRST_COMMIT, (0,)).fetchone()
+        if row is None or row[0] > through:
+            return 0
+        last = min(row[0] + CHUNK, through)
+        return connection.execute(DELETE_COMMITS, (last,)).rowcount
+
+    return _delete(connection, some, seconds)
+
+
+def delete_of(
+    connection: sqlite3.Connection, left: deque[tuple[bytes, int]], seconds: float
 ) -> int:
+    """Delete users' own events, each up to a seq; takes off the left who has no more."""
+
+    def some() -> int:
+        while left:
+            user, through = left[0]
+            if seqs := _delete_some(connection, user, through):
+                connection.executemany(DELETE_COMMIT, seqs)
+                return len(seqs)
+            left.popleft()
+        return 0
+
+    return _delete(connection, some, seconds)
+
+
+def erase(connection: sqlite3.Connection, left: deque[tuple[bytes, int]], seconds: float) -> int:
     """Delete as `delete_of` does, and overwrite what is deleted."""
     connection.execute("PRAGMA secure_delete = ON").fetchone()
     try:
-        return delete_of(connection, users, seconds)
+        return delete_of(connection, left, seconds)
     finally:
         connection.execute("PRAGMA secure_delete = OFF").fetchone()
 
@@ -133,11 +150,18 @@ def write_counted(connection: sqlite3.Connection, max_events: int, through: int)
         )
 
 
+def used_share(connection: sqlite3.Connection, max_size: int) -> float:
+    """Return how much of the pages that hold something there may be; above 1 it is too many."""
+    with explained(), reading(connection):
+        used = _pages(connection) - _free_pages(connection)
+        return float(used / max_pages(connection, max_size))
+
+
 def max_pages(connection: sqlite3.Connection, max_size: int) -> int:
     """Return how many pages the file may have where the log may have so many bytes."""
     with explained():
         (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-    return int((max_size - max_size // WAL_SHARE) // page_size)
+    return max(1, (max_size - max_size // WAL_SHARE) // int(page_size))
 
 
 def superfluous_pages(connection: sqlite3.Connection, max_size: int) -> int:
@@ -187,16 +211,14 @@ def _delete(connection: sqlite3.Connection, some: Callable[[], int], seconds: fl
     return deleted
 
 
-def _delete_front(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes, int]]) -> int:
-    """Delete what is oldest in the whole log."""
-    if rows:
-        by_user = sorted((user, seq) for seq, user, _ in rows)
-        connection.executemany(DELETE, by_user)
-        connection.execute(DELETE_COMMITS, (rows[-1][0],))
-        # By the last one of each, since they stand in order.
-        last = dict(by_user)
-        connection.executemany(RAISE_WATERMARK, last.items())
-    return len(rows)
+def _delete_some(connection: sqlite3.Connection, user: bytes, through: int) -> list[tuple[int]]:
+    """Delete the oldest of a user's own events, at most a chunk; returns their seqs."""
+    seqs: list[tuple[int]] = connection.execute(OLDEST_OF, (user, through, CHUNK)).fetchall()
+    if seqs:
+        last = seqs[-1][0]
+        connection.execute(DELETE_OF, (user, last))
+        connection.execute(RAISE_WATERMARK, (user, last))
+    return seqs
 
 
 def _pages(connection: sqlite3.Connection) -> int:

@@ -118,13 +118,20 @@ class SQLiteLog:
         """See `EventLog.probe`."""
         await self._writer.call(statements.probe)
 
-    async def prune(self, retention: Retention, turn: Turn) -> int:
+    async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
         """See `EventLog.prune`."""
-        return await self._pruning(turn).run(retention)
+        await self._pruning(turn, deleted).run(retention)
 
     async def erase(self, user: str, turn: Turn) -> int:
         """See `EventLog.erase`."""
-        return await self._pruning(turn).erase(user.encode())
+        count = 0
+
+        def deleted(more: int) -> None:
+            nonlocal count
+            count += more
+
+        await self._pruning(turn, deleted).erase(user.encode())
+        return count
 
     async def size(self) -> int:
         """See `EventLog.size`."""
@@ -135,12 +142,13 @@ class SQLiteLog:
         for connection in (self._scanner, *self._readers, self._writer):
             await connection.close()
 
-    def _pruning(self, turn: Turn) -> Pruning:
+    def _pruning(self, turn: Turn, deleted: Callable[[int], None]) -> Pruning:
         return Pruning(
             self._writer,
             self._scanner,
             self._path,
             turn,
+            deleted,
             head=lambda: self._head,
             now_ms=self._now_ms(),
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from archibald_rt.errors import LogUnavailableError
-from archibald_rt.eventlog import Retention, Stored
+from archibald_rt.eventlog import Retention, Stored, Turn
 from archibald_rt.eventlog import pruning as pruning_module
 from archibald_rt.eventlog import retention as sql
 from archibald_rt.eventlog.base import Step
@@ -54,6 +54,7 @@ def small_steps() -> Iterator[None]:
         patch.setattr(pruning_module, "STEP", 0.0)
         patch.setattr(pruning_module, "SEQS_AT_ONCE", 4)
         patch.setattr(pruning_module, "USERS_AT_ONCE", 2)
+        patch.setattr(pruning_module, "WINDOW", 5)
         yield
 
 
@@ -64,6 +65,13 @@ def emission(user: str | None, payload: str = "1", *, key: str | None = None) ->
 
 async def append(log: SQLiteLog, *users: str | None) -> None:
     await log.append([[emission(user) for user in users]])
+
+
+async def prune(log: SQLiteLog, retention: Retention, turn: Turn) -> int:
+    """Prune, and return how many events went."""
+    counts: list[int] = []
+    await log.prune(retention, turn, counts.append)
+    return sum(counts)
 
 
 async def stream(log: SQLiteLog, user: str, after: int = 0) -> tuple[list[int], int]:
@@ -90,8 +98,8 @@ async def test_what_was_committed_before_the_age_goes_and_what_came_at_it_stays(
         clock.ms += 1000
         await append(log, "a", "b")
         clock.ms += 500
-        assert await log.prune(Retention(max_age_ms=1500), Turns()) == 0
-        assert await log.prune(Retention(max_age_ms=500), Turns()) == 3
+        assert await prune(log, Retention(max_age_ms=1500), Turns()) == 0
+        assert await prune(log, Retention(max_age_ms=500), Turns()) == 3
         assert await stream(log, "a") == ([4], 3)
         assert await stream(log, "b") == ([5], 3)
         assert await stream(log, "quiet") == ([], 3)
@@ -104,7 +112,7 @@ async def test_a_log_that_became_empty_goes_on_with_its_seqs(path: Path) -> None
     async with open_sqlite(path, clock=lambda _: clock) as log:
         await append(log, "a", "a")
         clock.ms += 1000
-        assert await log.prune(Retention(max_age_ms=1), Turns()) == 2
+        assert await prune(log, Retention(max_age_ms=1), Turns()) == 2
         await append(log, "a")
         assert await stream(log, "a") == ([3], 2)
     async with open_sqlite(path) as log:
@@ -118,7 +126,7 @@ async def test_a_quiet_user_has_lost_nothing_when_others_were_pruned(path: Path)
         await append(log, *["busy"] * 20)
         clock.ms += 1000
         await append(log, "quiet")
-        assert await log.prune(Retention(max_age_ms=500), Turns()) == 20
+        assert await prune(log, Retention(max_age_ms=500), Turns()) == 20
         assert await stream(log, "quiet") == ([21], 0)
         assert await stream(log, "busy") == ([], 20)
 
@@ -131,7 +139,7 @@ async def test_a_clock_that_is_set_ahead_while_the_server_runs_makes_no_event_ol
         await append(log, "a")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("time.time", lambda: 4e9)
-            assert await log.prune(Retention(max_age_ms=60_000), Turns()) == 0
+            assert await prune(log, Retention(max_age_ms=60_000), Turns()) == 0
 
 
 # By count
@@ -142,13 +150,13 @@ async def test_a_clock_that_is_set_ahead_while_the_server_runs_makes_no_event_ol
 async def test_each_user_keeps_so_many_of_the_newest(path: Path) -> None:
     async with open_sqlite(path) as log:
         await append(log, *["a", "b", None] * 7, "c")
-        assert await log.prune(Retention(max_events_per_user=4), Turns()) == 9
+        assert await prune(log, Retention(max_events_per_user=4), Turns()) == 9
         assert await stream(log, "a") == ([10, 12, 13, 15, 16, 18, 19, 21], 9)
         assert await stream(log, "b") == ([11, 12, 14, 15, 17, 18, 20, 21], 9)
         # The broadcasts' watermark counts for everybody, the users' only for themselves.
         assert await stream(log, "c") == ([12, 15, 18, 21, 22], 9)
         assert rows(path, "commits") == rows(path, "events")
-        assert await log.prune(Retention(max_events_per_user=4), Turns()) == 0
+        assert await prune(log, Retention(max_events_per_user=4), Turns()) == 0
 
 
 @pytest.mark.gen_test
@@ -168,18 +176,18 @@ async def test_only_users_with_new_events_are_looked_at_again_also_after_a_resta
         patch.setattr(sql, "beyond", beyond)
         async with open_sqlite(path) as log:
             await append(log, "a", "b", "c")
-            await log.prune(Retention(max_events_per_user=2), Turns())
+            await prune(log, Retention(max_events_per_user=2), Turns())
             assert looked_at == [b"a", b"b", b"c"]
             turns = Turns()
-            await log.prune(Retention(max_events_per_user=2), turns)
+            await prune(log, Retention(max_events_per_user=2), turns)
             assert looked_at == [b"a", b"b", b"c"]
             assert turns.taken == 0
         async with open_sqlite(path) as log:
             await append(log, "b", "b")
-            assert await log.prune(Retention(max_events_per_user=2), Turns()) == 1
+            assert await prune(log, Retention(max_events_per_user=2), Turns()) == 1
             assert looked_at == [b"a", b"b", b"c", b"b"]
             # Another limit makes all of it new.
-            assert await log.prune(Retention(max_events_per_user=1), Turns()) == 1
+            assert await prune(log, Retention(max_events_per_user=1), Turns()) == 1
             assert looked_at[4:] == [b"a", b"b", b"c"]
 
 
@@ -195,9 +203,9 @@ async def test_a_run_that_failed_midway_is_made_up_for_by_the_next(path: Path) -
     async with open_sqlite(path) as log:
         await append(log, *["a"] * 10, *["b"] * 10)
         with pytest.raises(LogUnavailableError):
-            await log.prune(Retention(max_events_per_user=1), Failing())
+            await prune(log, Retention(max_events_per_user=1), Failing())
         assert rows(path, "events") == rows(path, "commits")
-        await log.prune(Retention(max_events_per_user=1), Turns())
+        await prune(log, Retention(max_events_per_user=1), Turns())
         assert rows(path, "events") == rows(path, "commits") == [10, 20]
 
 
@@ -212,9 +220,9 @@ async def test_events_that_come_during_a_run_are_counted_by_the_next(path: Path)
 
     async with open_sqlite(path) as log:
         await append(log, *["a"] * 10)
-        await log.prune(Retention(max_events_per_user=2), Busy())
+        await prune(log, Retention(max_events_per_user=2), Busy())
         assert await stream(log, "a") == ([9, 10], 8)
-        await log.prune(Retention(max_events_per_user=2), Turns())
+        await prune(log, Retention(max_events_per_user=2), Turns())
         assert await stream(log, "late") == ([24, 25], 23)
 
 
@@ -223,7 +231,7 @@ async def test_a_key_can_be_used_anew_when_its_event_is_gone(path: Path) -> None
     async with open_sqlite(path) as log:
         await log.append([[emission("a", "1", key="k")]])
         await append(log, "a")
-        await log.prune(Retention(max_events_per_user=1), Turns())
+        await prune(log, Retention(max_events_per_user=1), Turns())
         (stored,) = await log.append([[emission("a", "2", key="k")]])
         assert stored == [Stored(3, STAMP, duplicate=False)]
 
@@ -247,13 +255,13 @@ async def test_the_oldest_of_all_go_until_database_and_wal_are_within_their_size
     async with open_sqlite(path) as log:
         await fill(log, 6000)
         assert await log.size() > 1.5 * limit
-        deleted = await log.prune(Retention(max_size=limit), Turns())
+        deleted = await prune(log, Retention(max_size=limit), Turns())
         kept = rows(path, "events")
         assert kept == list(range(deleted + 1, 6001))
         # What is kept nearly fills what it may.
         assert limit / 2 < await log.size() <= limit
         assert len(kept) > 1000
-        assert await log.prune(Retention(max_size=limit), Turns()) == 0
+        assert await prune(log, Retention(max_size=limit), Turns()) == 0
 
 
 @pytest.mark.gen_test
@@ -262,7 +270,7 @@ async def test_the_room_of_what_is_deleted_goes_back_to_the_file_system(path: Pa
         await fill(log, 6000)
         before = disk_size(path)
         turns = Turns()
-        await log.prune(Retention(max_events_per_user=10), turns)
+        await prune(log, Retention(max_events_per_user=10), turns)
         assert disk_size(path) < before / 2
         # In steps: 6 MiB of pages in one of them would hold up commits.
         assert turns.taken > 3
@@ -272,7 +280,7 @@ async def test_the_room_of_what_is_deleted_goes_back_to_the_file_system(path: Pa
 async def test_a_little_free_room_is_kept_for_the_next_events(path: Path) -> None:
     async with open_sqlite(path) as log:
         await fill(log, 600)
-        await log.prune(Retention(max_events_per_user=5), Turns())
+        await prune(log, Retention(max_events_per_user=5), Turns())
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA freelist_count").fetchone()[0] > 20
 
@@ -335,7 +343,7 @@ async def test_pages_and_appends_go_on_while_a_log_is_pruned(path: Path) -> None
             async with lock:
                 return await step()
 
-        pruning = asyncio.ensure_future(log.prune(Retention(max_events_per_user=10), turn))
+        pruning = asyncio.ensure_future(prune(log, Retention(max_events_per_user=10), turn))
         reached: list[int] = []
         while not pruning.done():
             async with lock:
