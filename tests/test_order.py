@@ -259,3 +259,69 @@ async def test_a_commit_of_duplicates_alone_does_not_show_that_commits_work(tmp_
         await eventually(lambda: made.log.probes > probes)
         made.log.failing_probe = None
         await eventually(lambda: made.order.fault is None)
+
+
+@pytest.mark.gen_test
+async def test_a_deletion_has_its_turn_when_all_that_is_committed_is_dispatched(
+    tmp_path: Path,
+) -> None:
+    async with line(tmp_path) as made:
+        seen: list[tuple[int, int]] = []
+
+        async def step() -> int:
+            seen.append((made.log.head, made.hub.dispatched))  # type: ignore[attr-defined]  # the gate passes it on
+            return 3
+
+        made.log.open.clear()
+        answers = [made.submit(emission(number)) for number in range(3)]
+        steps = [asyncio.ensure_future(made.order.between(step)) for _ in range(2)]
+        await eventually(lambda: made.log.groups)
+        later = [made.submit(emission(number)) for number in range(3)]
+        assert not seen
+        made.log.open.set()
+        assert await asyncio.gather(*steps) == [3, 3]
+        await asyncio.gather(*answers, *later)
+        assert all(head == dispatched for head, dispatched in seen)
+        # What waited is not kept waiting by both.
+        assert seen[0][0] < seen[1][0]
+
+
+@pytest.mark.gen_test
+async def test_a_deletion_that_breaks_the_log_ends_it_all(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+
+        async def step() -> int:
+            raise LogBrokenError("a page is damaged")
+
+        with pytest.raises(LogBrokenError):
+            await made.order.between(step)
+        await eventually(lambda: made.broken)
+        with pytest.raises(DrainingError):
+            await made.order.between(step)
+
+
+@pytest.mark.gen_test
+async def test_a_deletion_that_fails_for_a_passing_reason_leaves_the_line_as_it_was(
+    tmp_path: Path,
+) -> None:
+    async with line(tmp_path) as made:
+
+        async def step() -> int:
+            raise LogUnavailableError("the disk is full")
+
+        with pytest.raises(LogUnavailableError):
+            await made.order.between(step)
+        assert (await made.submit(emission()))[0].seq == 1
+        assert not made.broken
+
+
+@pytest.mark.gen_test
+async def test_a_closed_line_takes_no_deletion(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        await made.order.close()
+
+        async def step() -> int:
+            raise AssertionError("it was run")
+
+        with pytest.raises(DrainingError):
+            await made.order.between(step)
