@@ -184,6 +184,7 @@ async def running(
             ),
             every=settings.log.prune_every,
             forget=hub.forget,
+            broken=shutdown.broken,
         )
         server = Server(reception, order, shutdown, drain=settings.server.drain)
         reader = EmissionReader(

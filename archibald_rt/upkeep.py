@@ -20,7 +20,7 @@ class Upkeep:
     """Holds a log to its limits, every so many seconds and once at the beginning.
 
     ``turn`` is the order queue's. ``forget`` is called after an erasure, so that nobody has
-    the events at hand any more.
+    the events at hand any more; ``broken`` when what is known of the log may be wrong.
     """
 
     def __init__(
@@ -31,12 +31,14 @@ class Upkeep:
         retention: Retention,
         every: float,
         forget: Callable[[], None],
+        broken: Callable[[BaseException], None],
     ) -> None:
         self._log = log
         self._turn = turn
         self._retention = retention
         self._every = every
         self._forget = forget
+        self._broken = broken
         self.pruned = 0
         """How many events were pruned since the start."""
         self.erased = 0
@@ -56,8 +58,8 @@ class Upkeep:
                 return
             except LogUnavailableError as error:
                 _logger.warning("pruning failed, trying again later", reason=str(error))
-            except LogBrokenError:
-                # Whoever ran the step has the server ended.
+            except LogBrokenError as error:
+                self._broken(error)
                 return
             await asyncio.sleep(self._every)
 

@@ -34,13 +34,16 @@ async def taken(step: Step) -> int:
     return await step()
 
 
-def upkeep_of(log: object, turn: Turn, *, every: float) -> Upkeep:
+def upkeep_of(
+    log: object, turn: Turn, *, every: float, broken: Callable[[BaseException], None] = print
+) -> Upkeep:
     return Upkeep(
         log,  # type: ignore[arg-type]  # or what stands in for one
         turn,
         retention=Retention(max_events_per_user=1),
         every=every,
         forget=lambda: None,
+        broken=broken,
     )
 
 
@@ -143,15 +146,19 @@ async def test_a_run_that_failed_for_a_passing_reason_is_followed_by_another(
 
 @pytest.mark.parametrize("error", [DrainingError("going away"), LogBrokenError("damaged")])
 @pytest.mark.gen_test
-async def test_it_ends_with_the_server(tmp_path: Path, error: Exception) -> None:
+async def test_it_ends_with_the_server_and_has_it_ended_by_a_broken_log(
+    tmp_path: Path, error: Exception
+) -> None:
     async def turn(_step: Step) -> int:
         raise error
 
     async with harness(tmp_path, {"log.prune_every": "0s"}) as at:
         await at.emit(numbers(2))
+    told: list[BaseException] = []
     async with open_sqlite(tmp_path / "events.db") as log:
-        upkeep = upkeep_of(log, turn, every=0.01)
+        upkeep = upkeep_of(log, turn, every=0.01, broken=told.append)
         await asyncio.wait_for(upkeep.run(), 20)
+    assert told == ([error] if isinstance(error, LogBrokenError) else [])
 
 
 class SlowSteps:
