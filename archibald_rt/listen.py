@@ -6,13 +6,13 @@ import errno
 import os
 import resource
 import socket
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_unix_socket
 
 from archibald_rt.errors import ListenError
 
@@ -48,9 +48,7 @@ class Endpoint:
         """Listen; port 0 takes a free one. Raises `ListenError` with one line."""
         try:
             if self.unix_socket is not None:
-                path = str(self.unix_socket)
-                _refuse_if_in_use(path)
-                return [bind_unix_socket(path, mode=self.unix_socket_mode, backlog=BACKLOG)]
+                return [_bind_path(self.unix_socket, self.unix_socket_mode)]
             return _bind(self.host, self.port)
         except (OSError, ValueError, OverflowError) as error:
             place = self.unix_socket or f"{self.host}:{self.port}"
@@ -58,8 +56,29 @@ class Endpoint:
             raise ListenError(f"can't listen on {place}: {reason}") from error
 
 
+def _bind_path(path: Path, mode: int) -> socket.socket:
+    """Listen at a path; only what a dead server left there is removed.
+
+    (Tornado's own ``bind_unix_socket`` leaves a socket that it can't bind open.)
+    """
+    _refuse_if_in_use(str(path))
+    if path.exists():
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise OSError(errno.EEXIST, "a file is there that is no socket")
+        path.unlink()
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+        listener.settimeout(0)
+        listener.bind(str(path))
+        # Before anybody can connect.
+        path.chmod(mode)
+        listener.listen(BACKLOG)
+        opened.pop_all()
+    return listener
+
+
 def _refuse_if_in_use(path: str) -> None:
-    """Raise `OSError` if somebody listens at the path; what a dead server left is no hindrance."""
+    """Raise `OSError` if somebody listens at the path."""
     with socket.socket(socket.AF_UNIX) as probe:
         # One whose backlog is full is in use too, and would be waited for.
         probe.setblocking(False)  # noqa: FBT003 - it has no keyword
