@@ -15,7 +15,6 @@ from archibald_rt.logs import log_request
 from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2
 from archibald_rt.reception import Reception
-from archibald_rt.shutdown import Underway
 from archibald_rt.timestamps import Stamper
 from archibald_rt.upkeep import Upkeep
 
@@ -44,7 +43,6 @@ def internal_app(
     order: OrderQueue,
     log: EventLog,
     reader: EmissionReader,
-    requests: Underway,
     upkeep: Upkeep,
     *,
     emit_tokens: BearerTokens,
@@ -57,7 +55,6 @@ def internal_app(
         **tokens,
         "reader": reader,
         "order": order,
-        "requests": requests,
         "epoch": log.epoch,
         "max_body": max_body,
     }

@@ -2,18 +2,18 @@
 
 import asyncio
 import os
-import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
 from archibald_rt.app import internal_app, public_app
 from archibald_rt.auth import BearerTokens, TokenVerifier
+from archibald_rt.drain import drain
 from archibald_rt.emissions import EmissionReader
-from archibald_rt.errors import CloseCode, ConfigError
+from archibald_rt.errors import ConfigError
 from archibald_rt.eventlog import Retention
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
@@ -27,7 +27,7 @@ from archibald_rt.listen import (
 )
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
-from archibald_rt.reception import ClientMessageHook, Device, Reception, Tuning
+from archibald_rt.reception import ClientMessageHook, Reception, Tuning
 from archibald_rt.settings import (
     InternalSettings,
     ServerSettings,
@@ -35,25 +35,13 @@ from archibald_rt.settings import (
     require_secrets,
     set_without_effect,
 )
-from archibald_rt.shutdown import Shutdown, Underway
+from archibald_rt.shutdown import Shutdown
 from archibald_rt.sweep import Sweep
 from archibald_rt.timestamps import Stamper
 from archibald_rt.upkeep import Upkeep
 
 RECENT = 1024 * 1024
 """How many bytes of what was dispatched last are kept for devices that turn live."""
-
-RECONNECT_WITHIN = 5.0
-"""Within how many seconds after the close the devices of a draining server come back."""
-
-LONGEST_STEP = 0.25
-"""How many seconds at most lie between two closes of a drain; a handful is closed soon."""
-
-SHORTEST_STEP = 0.01
-"""How many seconds at least lie between two turns of closing; of many, several go in one."""
-
-LONGEST_GOODBYE = 1.0
-"""For how many seconds at most requests are read to their end, and closes answered."""
 
 _PUBLIC_BODY = 64 * 1024
 _INTERNAL_IDLE = 3600.0
@@ -75,8 +63,6 @@ class Server:
         self._order = order
         self._drain = drain
         self._http: list[Listener] = []
-        self.requests = Underway()
-        """The emissions that are being read or served."""
 
     def listen(self, public: Listener, internal: Listener, settings: Settings) -> None:
         """Listen on both endpoints. Raises `ListenError`."""
@@ -90,29 +76,15 @@ class Server:
         return url_of(sockets)
 
     async def drain(self) -> None:
-        """Take nothing new, finish what was accepted, and part from the devices in order.
-
-        Devices are closed one after the other, spread over the drain, so that they don't all
-        come back at once; those that are behind are not waited for.
-        """
-        self._reception.draining = True
-        for http in self._http:
-            http.stop()
-        await self._order.close()
-        devices = self._reception.devices
-        for device in devices:
-            # Spreading a herd needs no secret randomness.
-            device.tell_to_reconnect(round(random.uniform(0, RECONNECT_WITHIN) * 1000))  # noqa: S311
-        if self.shutdown.fault is not None:
-            span = 0.0
-        else:
-            span = min(self._drain * 0.8, len(devices) * LONGEST_STEP)
-        await _close_over(span, devices)
-        goodbye = min(self._drain * 0.2, LONGEST_GOODBYE)
-        await self.requests.over(goodbye)
-        await self._reception.connections.over(goodbye)
-        for http in self._http:
-            await http.close_all_connections()
+        """Take nothing new, finish what was accepted, and part from the devices in order."""
+        await drain(
+            self._reception,
+            self._order,
+            self._http,
+            seconds=self._drain,
+            # After a fault nobody is to rely on this process any longer than need be.
+            spread=self.shutdown.fault is None,
+        )
 
 
 def check(settings: Settings) -> None:
@@ -205,7 +177,6 @@ async def running(
                 order,
                 log,
                 reader,
-                server.requests,
                 upkeep,
                 emit_tokens=BearerTokens(internal.emit_tokens),
                 read_tokens=BearerTokens(internal.read_tokens),
@@ -271,19 +242,6 @@ def _warn_of_short_secrets(settings: Settings) -> None:
             _logger.warning(
                 "[auth] jwt_secret is shorter than it should be", algorithm=name, bytes=sizes[name]
             )
-
-
-async def _close_over(span: float, devices: Sequence[Device]) -> None:
-    """Close devices evenly over so many seconds, by the clock: a sleep is never exact."""
-    loop = asyncio.get_running_loop()
-    began, closed = loop.time(), 0
-    while closed < len(devices):
-        passed = (loop.time() - began) / span if span else 1.0
-        due = min(len(devices), int(passed * len(devices)) + 1)
-        for device in devices[closed:due]:
-            device.end(CloseCode.GOING_AWAY, "Server going away")
-        closed = due
-        await asyncio.sleep(max(span / len(devices), SHORTEST_STEP) if span else 0)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

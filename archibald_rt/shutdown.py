@@ -48,7 +48,7 @@ class Shutdown:
 
 
 class Underway:
-    """What has begun and not ended, such as the requests that a drain waits for."""
+    """What has begun and not ended, such as the connections that a drain waits for."""
 
     def __init__(self) -> None:
         self._those: set[Hashable] = set()

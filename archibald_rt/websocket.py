@@ -52,6 +52,14 @@ class SocketProtocol(WebSocketProtocol13):
     _lingers: bool = False
     _lingering: asyncio.Task[None] | None = None
 
+    async def accept_connection(self, handler: WebSocketHandler) -> None:
+        """Answer the handshake, after which the connection lives on.
+
+        Any other answer of a server that drains is its connection's last.
+        """
+        handler.request.connection._disconnect_on_finish = False  # type: ignore[union-attr]  # noqa: SLF001 - Tornado would close it, and send so in place of the upgrade
+        await super().accept_connection(handler)
+
     def attach(self, tick: Tick, *, limit: int) -> Outbox:
         """Set the socket up and give it the outbox that all is written through from now on.
 

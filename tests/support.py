@@ -194,6 +194,15 @@ class Harness:
         return stats
 
 
+def handshake(text: str) -> bytes:
+    """Return the request of a v1 device with a token, as bytes."""
+    return (
+        f"GET /ws/realtime?token={text} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ).encode()
+
+
 @asynccontextmanager
 async def harness(
     folder: Path,

@@ -46,6 +46,7 @@ LAYERS = [
     "outbox",
     "websocket",
     "reception",
+    "drain",
     "handlers.*",
     "app",
     "server",

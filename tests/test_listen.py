@@ -240,3 +240,73 @@ async def test_a_listener_may_be_stopped_while_it_pauses(monkeypatch: pytest.Mon
         loop.call_later(0.3, over.set_result, None)
         await over
     assert faults == []
+
+
+REQUEST = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Waiting(RequestHandler):
+    def initialize(self, begun: asyncio.Event, gate: asyncio.Event) -> None:
+        self._begun = begun
+        self._gate = gate
+
+    async def get(self) -> None:
+        self._begun.set()
+        await self._gate.wait()
+        self.finish("at last")
+
+
+@pytest.mark.gen_test
+async def test_a_listener_that_is_stopped_ends_each_connection_with_its_next_answer() -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+    waiting_for = {"begun": begun, "gate": gate}
+    server = Listener(Application([("/", Answering), ("/wait", Waiting, waiting_for)]))
+    sockets = Endpoint("127.0.0.1", 0).bind()
+    server.add_sockets(sockets)
+    at = sockets[0].getsockname()
+    unread = await asyncio.open_connection(*at)
+    used = await asyncio.open_connection(*at)
+    used[1].write(REQUEST % b"/")
+    assert b"close" not in await used[0].readuntil(b"here")
+    waiting = await asyncio.open_connection(*at)
+    waiting[1].write(REQUEST % b"/wait")
+    await begun.wait()
+    # They are accepted in their order, so by now all of them are.
+    server.stop()
+    over = asyncio.create_task(server.over(PATIENCE.total_seconds()))
+    for reader, writer in (unread, used):
+        writer.write(REQUEST % b"/")
+        last = await reader.read()
+        assert last.startswith(b"HTTP/1.1 200")
+        assert b"Connection: close" in last
+        assert not over.done()
+    gate.set()
+    last = await waiting[0].read()
+    assert b"Connection: close" in last
+    assert last.endswith(b"at last")
+    began = asyncio.get_running_loop().time()
+    await over
+    assert asyncio.get_running_loop().time() - began < PATIENCE.total_seconds() / 2
+    for _, writer in (unread, used, waiting):
+        writer.close()
+
+
+@pytest.mark.gen_test
+async def test_a_listener_waits_for_connections_that_ask_nothing_only_as_long_as_is_said() -> None:
+    server = Listener(Application([("/", Answering)]))
+    sockets = Endpoint("127.0.0.1", 0).bind()
+    server.add_sockets(sockets)
+    at = sockets[0].getsockname()
+    idle = await asyncio.open_connection(*at)
+    used = await asyncio.open_connection(*at)
+    used[1].write(REQUEST % b"/")
+    await used[0].readuntil(b"here")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    server.stop()
+    await server.over(0.2)
+    assert loop.time() - began > 0.19
+    for reader, writer in (idle, used):
+        assert await reader.read() == b""
+        writer.close()
+    await server.over(PATIENCE.total_seconds())

@@ -15,15 +15,15 @@ import pytest
 
 from archibald_rt import timestamps
 from archibald_rt.errors import ConfigError, ListenError, LogOpenError
-from archibald_rt.server import _close_over, running
+from archibald_rt.server import running
 from processes import ServerProcess, command, serving
 from support import (
     EMIT_TOKEN,
     SECRET,
     SUBPROTOCOL,
-    Device,
     Harness,
     eventually,
+    handshake,
     harness,
     settings_for,
     token,
@@ -159,49 +159,6 @@ async def test_connections_are_listed_for_those_with_a_read_token(tmp_path: Path
             assert (await server.get(path, bearer=None)).code == 401
 
 
-@pytest.mark.gen_test
-async def test_a_drain_finishes_what_was_accepted_and_spreads_the_closes(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"server.drain": "1s"}) as server:
-        devices = [await server.connect("u") for _ in range(20)]
-        body = json.dumps([{"userId": "u", "type": "A", "payload": n} for n in range(50)])
-        emitting = asyncio.create_task(server.post("/internal/emit", body.encode()))
-
-        async def is_stored() -> bool:
-            return bool((await server.stats())["log"]["head"])
-
-        await eventually(is_stored)
-        reading = [asyncio.create_task(closing(device)) for device in devices]
-        began = time.monotonic()
-    closes = [await task for task in reading]
-    assert (await emitting).code == 200
-    for types, code, _ in closes:
-        assert types.count("A") == 50
-        assert types[-1] == "rt.reconnect"
-        assert code == 1001
-    times = sorted(at - began for _, _, at in closes)
-    assert times[-1] - times[0] > 0.3
-    assert times[-1] < 2
-    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as log:
-        assert log.execute("SELECT count(*) FROM events").fetchone() == (50,)
-
-
-async def closing(device: Device) -> tuple[list[str], int | None, float]:
-    types: list[str] = []
-    while (text := await device.text()) is not None:
-        types.append(json.loads(text)["type"])
-    at = time.monotonic()
-    await device.close()
-    return types, device.socket.close_code, at
-
-
-@pytest.mark.gen_test
-async def test_a_draining_server_is_offline_and_refuses(tmp_path: Path) -> None:
-    async with harness(tmp_path) as server:
-        keep = server
-    with pytest.raises(OSError, match="refused"):
-        await keep.get("/healthz", public=True)
-
-
 def test_sigterm_drains_and_exits_with_0(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         assert server.listening["connections"] > 0
@@ -226,14 +183,6 @@ def test_a_second_signal_ends_at_once_with_1(tmp_path: Path) -> None:
             server.line("draining")
             server.signal(signal.SIGTERM)
             assert server.wait() == 1
-
-
-def handshake(text: str) -> bytes:
-    return (
-        f"GET /ws/realtime?token={text} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
-        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    ).encode()
 
 
 def test_it_raises_its_limit_of_descriptors_and_says_how_many_connections_that_allows(
@@ -366,56 +315,3 @@ async def test_a_unix_socket_in_use_is_not_taken_over_but_a_dead_ones_is(tmp_pat
     async with harness(other, {"internal.unix_socket": path}):
         answer = await post_by_path(Path(path), b'{"userId":"u","type":"A"}')
         assert answer.startswith(b"HTTP/1.1 200")
-
-
-@pytest.mark.gen_test
-async def test_a_request_half_read_when_the_drain_begins_is_answered_503(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"server.drain": "5s"}) as server:
-        at = urlsplit(server.server.internal_url)
-        reader, writer = await asyncio.open_connection(at.hostname, at.port)
-        body = b'{"userId":"u","type":"A"}'
-        writer.write(
-            b"POST /internal/emit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
-            % (EMIT_TOKEN.encode(), len(body), body[:5])
-        )
-        # Read by the server once a later request was answered.
-        await server.stats()
-        sending = asyncio.create_task(_when_refused(at.port, writer, body[5:]))
-    await sending
-    answer = await reader.read()
-    assert answer.startswith(b"HTTP/1.1 503")
-    assert b"Connection: close" in answer
-    writer.close()
-
-
-async def _when_refused(port: int | None, writer: asyncio.StreamWriter, rest: bytes) -> None:
-    """Send the rest once the server takes no connections any more."""
-    with contextlib.suppress(OSError):
-        while True:
-            (await asyncio.open_connection("127.0.0.1", port))[1].close()
-    writer.write(rest)
-
-
-class Ending:
-    """A device as a drain sees it: it notes when it was ended, and takes a while to do so."""
-
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def end(self, code: int, reason: str) -> None:
-        assert (code, reason) == (1001, "Server going away")
-        time.sleep(0.0005)
-        self.at = asyncio.get_running_loop().time()
-
-
-@pytest.mark.gen_test
-async def test_many_devices_are_closed_within_the_span_however_long_each_takes() -> None:
-    devices = [Ending() for _ in range(1000)]
-    began = asyncio.get_running_loop().time()
-    await _close_over(1.0, devices)  # type: ignore[arg-type]  # all of a device that it asks for
-    times = [device.at - began for device in devices]
-    assert times == sorted(times)
-    assert times[0] < 0.5 < times[-1]
-    # Bounded by the clock; a sleep for each device, never under a millisecond, came to twice it.
-    assert times[-1] < 1.5

@@ -17,7 +17,6 @@ from archibald_rt.errors import (
 from archibald_rt.events import Cursor, Emission, Outcome
 from archibald_rt.handlers.base import InternalHandler
 from archibald_rt.order import OrderQueue
-from archibald_rt.shutdown import Underway
 
 RETRY_AFTER = 1
 """What a caller that is refused for a passing reason is told to wait, in seconds."""
@@ -38,16 +37,14 @@ class EmittingHandler(InternalHandler):
         read_tokens: BearerTokens,
         reader: EmissionReader,
         order: OrderQueue,
-        requests: Underway,
         *,
         epoch: str,
         max_body: int,
     ) -> None:
-        """Take the tokens, what reads emissions, where they go, and where requests are counted."""
+        """Take the tokens, what reads emissions, and where they go."""
         super().initialize(emit_tokens, read_tokens)
         self.reader = reader
         self._order = order
-        self._requests = requests
         self._epoch = epoch
         self._max_body = max_body
 
@@ -55,17 +52,7 @@ class EmittingHandler(InternalHandler):
         """Begin to count, for those with a token."""
         self._chunks: list[bytes] = []
         self._received = 0
-        self._requests.enter(self)
         super().prepare()
-
-    def on_finish(self) -> None:
-        """Count the request no more: it has its answer."""
-        self._requests.leave(self)
-
-    def on_connection_close(self) -> None:
-        """Count the request no more: nobody waits for an answer."""
-        super().on_connection_close()
-        self._requests.leave(self)
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body, or drop it where it is of no use."""
