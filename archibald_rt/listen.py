@@ -221,6 +221,9 @@ def url_of(sockets: Sequence[socket.socket]) -> str:
     if isinstance(name, tuple):
         host = f"[{name[0]}]" if sockets[0].family == socket.AF_INET6 else name[0]
         return f"http://{host}:{name[1]}"
+    if isinstance(name, bytes):
+        # An abstract name begins with a zero byte, which is written as systemd and ss write it.
+        name = f"@{name[1:].decode(errors='replace')}"
     return f"unix:{name}"
 
 

@@ -1,13 +1,9 @@
-"""The server's life: open the log, listen, serve, drain, close."""
+"""A server in whatever process: its parts put together, listening, drained, closed."""
 
 import asyncio
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-
-import structlog
 
 from archibald_rt.app import internal_app, public_app
 from archibald_rt.auth import BearerTokens, TokenVerifier
@@ -18,25 +14,14 @@ from archibald_rt.eventlog import Retention
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
 from archibald_rt.hub import Hub
-from archibald_rt.listen import (
-    Endpoint,
-    Listener,
-    descriptors_for_devices,
-    raise_descriptor_limit,
-    url_of,
-)
+from archibald_rt.listen import Endpoint, Listener, descriptors_for_devices, url_of
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.reception import ClientMessageHook, Reception, Tuning
-from archibald_rt.settings import (
-    InternalSettings,
-    ServerSettings,
-    Settings,
-    require_secrets,
-    set_without_effect,
-)
+from archibald_rt.settings import InternalSettings, ServerSettings, Settings, require_secrets
 from archibald_rt.shutdown import Shutdown
 from archibald_rt.sweep import Sweep
+from archibald_rt.systemd import NOTHING_INHERITED, Inherited
 from archibald_rt.timestamps import Stamper
 from archibald_rt.upkeep import Upkeep
 
@@ -45,8 +30,6 @@ RECENT = 1024 * 1024
 
 _PUBLIC_BODY = 64 * 1024
 _INTERNAL_IDLE = 3600.0
-
-_logger = structlog.stdlib.get_logger("archibald_rt.server")
 
 
 class Server:
@@ -64,13 +47,22 @@ class Server:
         self._drain = drain
         self._http: list[Listener] = []
 
-    def listen(self, public: Listener, internal: Listener, settings: Settings) -> None:
-        """Listen on both endpoints. Raises `ListenError`."""
-        self.public_url = self._listen(public, settings.server)
-        self.internal_url = self._listen(internal, settings.internal)
+    def listen(
+        self, public: Listener, internal: Listener, settings: Settings, inherited: Inherited
+    ) -> None:
+        """Listen on both endpoints, where sockets were inherited on those. Raises `ListenError`."""
+        self.public_url = self._listen(public, settings.server, inherited.public)
+        self.internal_url = self._listen(internal, settings.internal, inherited.internal)
 
-    def _listen(self, http: Listener, at: ServerSettings | InternalSettings) -> str:
-        sockets = Endpoint(at.host, at.port, at.unix_socket, at.unix_socket_mode).bind()
+    def _listen(
+        self,
+        http: Listener,
+        at: ServerSettings | InternalSettings,
+        inherited: Sequence[socket.socket],
+    ) -> str:
+        sockets = (
+            inherited or Endpoint(at.host, at.port, at.unix_socket, at.unix_socket_mode).bind()
+        )
         http.add_sockets(sockets)
         self._http.append(http)
         return url_of(sockets)
@@ -100,10 +92,14 @@ def check(settings: Settings) -> None:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, on_message: ClientMessageHook | None = None
+    settings: Settings,
+    inherited: Inherited = NOTHING_INHERITED,
+    *,
+    on_message: ClientMessageHook | None = None,
 ) -> AsyncIterator[Server]:
     """Run a server until the end of the block, then drain and close it.
 
+    Sockets that are ``inherited`` are listened on in place of the configured addresses.
     Raises `ConfigError`, `LogOpenError` or `ListenError`, each with a message of one line.
     """
     check(settings)
@@ -189,59 +185,8 @@ async def running(
             task.add_done_callback(shutdown.ended)
             stack.push_async_callback(_cancelled, task)
         stack.push_async_callback(server.drain)
-        server.listen(public, inner, settings)
+        server.listen(public, inner, settings, inherited)
         yield server
-
-
-async def serve(settings: Settings, *, on_listening: Callable[[Server], None] | None = None) -> int:
-    """Run a server until SIGTERM or SIGINT; returns the exit code.
-
-    The first signal drains, a second one ends the process at once with 1. ``on_listening`` is
-    called once connections are taken.
-    """
-    loop = asyncio.get_running_loop()
-    limit = raise_descriptor_limit()
-    async with running(settings) as server:
-        stopping = False
-
-        def on_signal() -> None:
-            nonlocal stopping
-            if stopping:
-                sys.stderr.flush()
-                os._exit(1)
-            stopping = True
-            _logger.info("draining", seconds=settings.server.drain)
-            server.shutdown.ask()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
-        _warn_of_short_secrets(settings)
-        if unused := set_without_effect(settings):
-            _logger.warning("set, but without effect in this release", keys=", ".join(unused))
-        _logger.info(
-            "listening",
-            public=server.public_url,
-            internal=server.internal_url,
-            log=str(settings.log.path),
-            file_descriptors=limit,
-            connections=server.max_connections,
-        )
-        if on_listening is not None:
-            on_listening(server)
-        await server.shutdown.wanted()
-    _logger.info("stopped")
-    return 0 if server.shutdown.fault is None else 1
-
-
-def _warn_of_short_secrets(settings: Settings) -> None:
-    # RFC 7518, section 3.2: a key is to be as long as the hash.
-    sizes = {"HS256": 32, "HS384": 48, "HS512": 64}
-    shortest = min(len(secret.encode()) for secret in settings.auth.jwt_secret)
-    for name in settings.auth.algorithms:
-        if shortest < sizes.get(name, 0):
-            _logger.warning(
-                "[auth] jwt_secret is shorter than it should be", algorithm=name, bytes=sizes[name]
-            )
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -3,9 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,24 @@ from support import EMIT_TOKEN, SECRET
 PATIENCE = 30.0
 """How many seconds a process may take for what it has to do at once."""
 
+# Puts the descriptors named first where an activated service finds them, and becomes it.
+ACTIVATED = """
+import fcntl, os, sys
+given = [int(number) for number in sys.argv[1].split(",")]
+apart = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 100) for number in given]
+for number in given:
+    os.close(number)
+for place, number in enumerate(apart):
+    os.dup2(number, 3 + place)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(given))}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+_OF_SERVICES = ("ARCHIBALD_RT_", "LISTEN_", "NOTIFY_", "WATCHDOG_")
+
 
 def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a server with free ports and its log in `folder`."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("ARCHIBALD_RT_")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(_OF_SERVICES)}
     return {
         **clean,
         "ARCHIBALD_RT_SERVER_PORT": "0",
@@ -52,10 +67,20 @@ def command(
 
 @contextmanager
 def _running(
-    folder: Path, *arguments: str, extra: Mapping[str, str] | None, stdout: int, stderr: int
+    folder: Path,
+    *arguments: str,
+    extra: Mapping[str, str] | None,
+    stdout: int,
+    stderr: int,
+    sockets: Sequence[socket.socket] = (),
 ) -> Iterator["subprocess.Popen[str]"]:
+    words = [sys.executable, "-W", "error", "-m", "archibald_rt", *arguments]
+    given = [each.fileno() for each in sockets]
+    if sockets:
+        words = [sys.executable, "-c", ACTIVATED, ",".join(map(str, given)), *words]
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "archibald_rt", *arguments],
+        words,
+        pass_fds=given,
         cwd=folder,
         env=environment(folder, extra),
         stdout=stdout,
@@ -120,8 +145,15 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
-    """Run ``archibald-rt serve`` for the length of a block; it is killed if it still runs then."""
+def serving(
+    folder: Path, extra: Mapping[str, str] | None = None, *, sockets: Sequence[socket.socket] = ()
+) -> Iterator[ServerProcess]:
+    """Run ``archibald-rt serve`` for the length of a block; it is killed if it still runs then.
+
+    It is given the listening sockets as systemd would; ``extra`` may have ``LISTEN_FDNAMES``.
+    """
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    with _running(folder, "serve", extra=extra, stdout=nowhere, stderr=pipe) as process:
+    with _running(
+        folder, "serve", extra=extra, stdout=nowhere, stderr=pipe, sockets=sockets
+    ) as process:
         yield ServerProcess(process)

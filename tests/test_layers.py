@@ -41,6 +41,7 @@ LAYERS = [
     "origins",
     "logs",
     "listen",
+    "systemd",
     "shutdown",
     "sweep",
     "outbox",
@@ -50,6 +51,7 @@ LAYERS = [
     "handlers.*",
     "app",
     "server",
+    "service",
     "client.*",
     "cli.*",
     "__main__",
@@ -97,6 +99,7 @@ ALONE = {
     "logs": set[str](),
     "sweep": set[str](),
     "outbox": set[str](),
+    "systemd": {"errors"},
     "client": {"errors"},
 }
 

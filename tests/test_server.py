@@ -16,14 +16,13 @@ import pytest
 from archibald_rt import timestamps
 from archibald_rt.errors import ConfigError, ListenError, LogOpenError
 from archibald_rt.server import running
-from processes import ServerProcess, command, serving
+from processes import ServerProcess, serving
 from support import (
     EMIT_TOKEN,
     SECRET,
     SUBPROTOCOL,
     Harness,
     eventually,
-    handshake,
     harness,
     settings_for,
     token,
@@ -159,45 +158,6 @@ async def test_connections_are_listed_for_those_with_a_read_token(tmp_path: Path
             assert (await server.get(path, bearer=None)).code == 401
 
 
-def test_sigterm_drains_and_exits_with_0(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        assert server.listening["connections"] > 0
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 0
-        rest = server.rest()
-    assert "draining" in rest
-    assert "stopped" in rest
-
-
-def test_a_second_signal_ends_at_once_with_1(tmp_path: Path) -> None:
-    with serving(tmp_path, {"ARCHIBALD_RT_SERVER_DRAIN": "60s"}) as server:
-        address = urlsplit(server.public_url)
-        with contextlib.ExitStack() as devices:
-            for _ in range(20):
-                device = devices.enter_context(
-                    socket.create_connection((address.hostname, address.port))
-                )
-                device.sendall(handshake(token("u")))
-                assert device.recv(4096).startswith(b"HTTP/1.1 101")
-            server.signal(signal.SIGTERM)
-            server.line("draining")
-            server.signal(signal.SIGTERM)
-            assert server.wait() == 1
-
-
-def test_it_raises_its_limit_of_descriptors_and_says_how_many_connections_that_allows(
-    tmp_path: Path,
-) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
-    try:
-        with serving(tmp_path) as server:
-            assert server.listening["file_descriptors"] == hard
-            assert server.listening["connections"] == min(20000, hard - 100)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_out_of_descriptors_it_pauses_and_goes_on_when_there_are_some(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with serving(tmp_path) as server:
@@ -214,34 +174,6 @@ def test_out_of_descriptors_it_pauses_and_goes_on_when_there_are_some(tmp_path: 
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert "Traceback" not in server.rest()
-
-
-def test_it_names_the_settings_that_have_no_effect_yet(tmp_path: Path) -> None:
-    with serving(tmp_path, {"ARCHIBALD_RT_DELIVERY_DEVICES_PER_USER": "3"}) as server:
-        assert any("delivery.devices_per_user" in line.get("keys", "") for line in server.lines)
-
-
-@pytest.mark.parametrize(
-    ("extra", "code", "words"),
-    [
-        ({"ARCHIBALD_RT_AUTH_JWT_SECRET": ""}, 2, "[auth] jwt_secret"),
-        ({"ARCHIBALD_RT_INTERNAL_EMIT_TOKENS": "short"}, 2, "[internal] emit_tokens"),
-        ({"ARCHIBALD_RT_SERVER_PROT": "1"}, 2, "SERVER_PORT"),
-        ({"ARCHIBALD_RT_LOG_ENGINE": "nats"}, 2, "[log] engine"),
-        ({"ARCHIBALD_RT_LOG_PATH": "/dev/null/x.db"}, 1, "/dev/null/x.db"),
-        ({"ARCHIBALD_RT_LOG_PATH": "/"}, 1, "log /"),
-        ({"ARCHIBALD_RT_AUTH_ALGORITHMS": "RS256"}, 2, "[auth] algorithms"),
-        ({"ARCHIBALD_RT_SERVER_HOST": "192.0.2.1"}, 1, "192.0.2.1"),
-    ],
-)
-def test_what_keeps_it_from_starting_is_said_in_one_line(
-    tmp_path: Path, extra: dict[str, str], code: int, words: str
-) -> None:
-    ended = command(tmp_path, "serve", extra=extra)
-    assert ended.returncode == code
-    assert words in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
-    assert ended.stderr.startswith("archibald-rt: ")
 
 
 def test_no_token_and_no_secret_is_in_any_log_line(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import os
 import secrets
 import sys
 from pathlib import Path
 
 import click
 
-from archibald_rt import logs, server
+from archibald_rt import logs
 from archibald_rt.cli.options import config_option, load_settings
 from archibald_rt.cli.token import mint
+from archibald_rt.server import Server
+from archibald_rt.service import serve as run
 from archibald_rt.settings import Settings
+from archibald_rt.systemd import Notifier, inherited_sockets
 
 DEV_USER = "demo"
 """The user that ``--dev`` makes a token for."""
@@ -27,10 +31,13 @@ def serve(config_path: Path | None, *, dev: bool) -> None:
     settings = load_settings(config_path, made) if made else settings
     logs.configure(level=settings.logging.level, log_format=settings.logging.format)
 
-    def say_how_to_try(running: server.Server) -> None:
+    def say_how_to_try(running: Server) -> None:
         click.echo(_how_to_try(settings, running, made))
 
-    sys.exit(asyncio.run(server.serve(settings, on_listening=say_how_to_try if dev else None)))
+    manager = Notifier.from_environ(os.environ)
+    with inherited_sockets(os.environ) as sockets:
+        on_listening = say_how_to_try if dev else None
+        sys.exit(asyncio.run(run(settings, sockets, manager, on_listening=on_listening)))
 
 
 def _throw_away(settings: Settings) -> dict[tuple[str, str], str]:
@@ -46,9 +53,7 @@ def _throw_away(settings: Settings) -> dict[tuple[str, str], str]:
     return made
 
 
-def _how_to_try(
-    settings: Settings, running: server.Server, made: dict[tuple[str, str], str]
-) -> str:
+def _how_to_try(settings: Settings, running: Server, made: dict[tuple[str, str], str]) -> str:
     """Return lines to paste; only secrets that were made for this run are shown in them."""
     token = mint(settings, DEV_USER)
     socket_url = running.public_url.replace("http", "ws", 1) + "/ws/realtime"

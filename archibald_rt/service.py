@@ -1,0 +1,83 @@
+"""The server as a process of its own: signals, its service manager, the exit code."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import structlog
+
+from archibald_rt.listen import raise_descriptor_limit
+from archibald_rt.server import Server, running
+from archibald_rt.settings import Settings, set_without_effect
+from archibald_rt.systemd import NOTHING_INHERITED, Inherited, Notifier
+
+LONGEST_CLOSE = 30.0
+"""How many seconds the end may take besides the drain: a last commit, the log's closing."""
+
+_logger = structlog.stdlib.get_logger("archibald_rt.server")
+
+
+async def serve(
+    settings: Settings,
+    inherited: Inherited,
+    manager: Notifier,
+    *,
+    on_listening: Callable[[Server], None] | None = None,
+) -> int:
+    """Run a server until SIGTERM or SIGINT; returns the exit code.
+
+    The first signal drains, a second one ends the process at once with 1. The service manager
+    is told, and ``on_listening`` called, once connections are taken.
+    """
+    loop = asyncio.get_running_loop()
+    limit = raise_descriptor_limit()
+    async with manager.signs_of_life(), running(settings, inherited) as server:
+        stopping = False
+
+        def on_signal() -> None:
+            nonlocal stopping
+            if stopping:
+                sys.stderr.flush()
+                os._exit(1)
+            stopping = True
+            _logger.info("draining", seconds=settings.server.drain)
+            server.shutdown.ask()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        _warn_of_short_secrets(settings)
+        if unused := set_without_effect(settings):
+            _logger.warning("set, but without effect in this release", keys=", ".join(unused))
+        if inherited != NOTHING_INHERITED:
+            public, internal = len(inherited.public), len(inherited.internal)
+            _logger.info("sockets inherited", public=public, internal=internal)
+        _logger.info(
+            "listening",
+            public=server.public_url,
+            internal=server.internal_url,
+            log=str(settings.log.path),
+            file_descriptors=limit,
+            connections=server.max_connections,
+        )
+        if on_listening is not None:
+            on_listening(server)
+        await manager.ready(f"listening on {server.public_url} and {server.internal_url}")
+        await server.shutdown.wanted()
+        drain = settings.server.drain
+        status = f"draining within {drain:g} s" if server.shutdown.fault is None else "failed"
+        await manager.stopping(status, within=drain + LONGEST_CLOSE)
+    _logger.info("stopped")
+    return 0 if server.shutdown.fault is None else 1
+
+
+def _warn_of_short_secrets(settings: Settings) -> None:
+    # RFC 7518, section 3.2: a key is to be as long as the hash.
+    sizes = {"HS256": 32, "HS384": 48, "HS512": 64}
+    shortest = min(len(secret.encode()) for secret in settings.auth.jwt_secret)
+    for name in settings.auth.algorithms:
+        if shortest < sizes.get(name, 0):
+            _logger.warning(
+                "[auth] jwt_secret is shorter than it should be", algorithm=name, bytes=sizes[name]
+            )
