@@ -11,12 +11,10 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from archibald_rt.errors import EmissionError
+from archibald_rt.events import CONTROL
 
 MAX_NESTING = 500
 """How deep a payload's arrays and objects may be nested."""
-
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-"""Finds a control character (Unicode's category Cc)."""
 
 # How much of an unknown key is told back.
 _KEY_SHOWN = 100
@@ -29,7 +27,6 @@ _SEARCHED = 1024 * 1024
 
 _T = TypeVar("_T")
 
-UserId = Annotated[str, Meta(min_length=1, max_length=256)]
 EventType = Annotated[str, Meta(min_length=1, max_length=128)]
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -48,8 +45,8 @@ class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EmissionBody(BroadcastBody, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /internal/emit``, or one item of a batch."""
 
-    userId: UserId | UnsetType = UNSET  # noqa: N815 - the name on the wire
-    userIds: Annotated[list[UserId], Meta(min_length=1)] | UnsetType = UNSET  # noqa: N815 - as above
+    userId: str | UnsetType = UNSET  # noqa: N815 - the name on the wire
+    userIds: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET  # noqa: N815 - as above
 
 
 class ResultBody(msgspec.Struct, frozen=True):

@@ -13,7 +13,6 @@ from msgspec import UNSET
 
 from archibald_rt import timestamps
 from archibald_rt.bodies import (
-    CONTROL,
     MAX_NESTING,
     BroadcastBody,
     EmissionBody,
@@ -22,7 +21,7 @@ from archibald_rt.bodies import (
     decode_emission,
 )
 from archibald_rt.errors import EmissionError
-from archibald_rt.events import Emission, make_tail
+from archibald_rt.events import CONTROL, Emission, make_tail, user_id_fault
 
 MAX_EMISSIONS = 10_000
 """How many emissions one request may hold after expanding ``userIds``."""
@@ -157,8 +156,8 @@ def _users(item: EmissionBody, path: str) -> list[str]:
     if item.userId is not UNSET:
         if item.userIds is not UNSET:
             raise _bad(path, "userIds", "expected either userId or userIds, not both")
-        if CONTROL.search(item.userId):
-            raise _bad(path, "userId", "expected no control characters")
+        if (fault := user_id_fault(item.userId)) is not None:
+            raise _bad(path, "userId", fault)
         return [item.userId]
     if item.userIds is UNSET:
         raise _bad(path, "userId", "expected userId or userIds, neither is there")
@@ -166,8 +165,8 @@ def _users(item: EmissionBody, path: str) -> list[str]:
     for index, user in enumerate(item.userIds):
         if user in seen:
             raise _bad(path, f"userIds[{index}]", "this user stands in the list twice")
-        if CONTROL.search(user):
-            raise _bad(path, f"userIds[{index}]", "expected no control characters")
+        if (fault := user_id_fault(user)) is not None:
+            raise _bad(path, f"userIds[{index}]", fault)
         seen.add(user)
     return item.userIds
 

@@ -1,4 +1,4 @@
-"""The values everything else is about: emissions, events, cursors. No I/O.
+"""The values everything else is about: emissions, events, cursors, users' ids. No I/O.
 
 An emission is what a back end asks for; a durable one becomes an event when the log has
 committed it and given it a seq. Both carry the body's *tail*: the bytes of the JSON object
@@ -13,6 +13,13 @@ from typing import NamedTuple
 
 import msgspec
 
+MAX_USER = 256
+"""How many characters a user id may have."""
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""Finds a control character (Unicode's category Cc), which no name holds."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # A cursor's seq is a positive 64-bit integer without leading zeros.
 _CURSOR = re.compile(r"([0-9A-Za-z_-]{1,64}):(0|[1-9][0-9]{0,18})", re.ASCII)
 
@@ -82,6 +89,17 @@ class Cursor(NamedTuple):
         """Read ``<epoch>:<seq>``; None when the text is no cursor."""
         match = _CURSOR.fullmatch(text)
         return cls(match[1], int(match[2])) if match else None
+
+
+def user_id_fault(text: str) -> str | None:
+    """Say what keeps a text from being a user id; None if nothing does."""
+    if not 0 < len(text) <= MAX_USER:
+        return f"expected 1 to {MAX_USER} characters"
+    if CONTROL.search(text):
+        return "expected no control characters"
+    if not text.isascii() and _SURROGATE.search(text):
+        return "expected no unpaired surrogates"
+    return None
 
 
 def make_tail(type_json: bytes, payload: bytes, timestamp: str) -> bytes:

@@ -13,6 +13,7 @@ from archibald_rt.events import (
     content_of,
     make_tail,
     timestamp_of,
+    user_id_fault,
 )
 
 DEFAULT_TRANSIENT = TransientTypes(["*_PROGRESS", "draft:submitted", "draft:delta:applied"])
@@ -130,3 +131,27 @@ def test_patterns_know_classes_and_single_letters() -> None:
     assert "XY" in types
     assert "TA" not in types
     assert "X" not in types
+
+
+@pytest.mark.parametrize(
+    "text", ["u", " ", "a/b", "*", "\xa0", "\u2028", "e\u0301", "\U0001f600" * 256, "u" * 256]
+)
+def test_a_user_id_is_any_text_of_1_to_256_characters(text: str) -> None:
+    assert user_id_fault(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "expected 1 to 256 characters"),
+        ("u" * 257, "expected 1 to 256 characters"),
+        ("a\nb", "expected no control characters"),
+        ("\x00", "expected no control characters"),
+        ("\x7f", "expected no control characters"),
+        ("\x9f", "expected no control characters"),
+        ("\ud800", "expected no unpaired surrogates"),
+        ("u\udfff", "expected no unpaired surrogates"),
+    ],
+)
+def test_what_keeps_a_text_from_being_a_user_id_is_said(text: str, fault: str) -> None:
+    assert user_id_fault(text) == fault

@@ -7,9 +7,9 @@ from typing import Any
 import click
 import jwt
 
-from archibald_rt.auth import MAX_USER
 from archibald_rt.cli.options import config_option, load_settings
 from archibald_rt.errors import ConfigError
+from archibald_rt.events import user_id_fault
 from archibald_rt.settings import Settings
 from archibald_rt.settings.values import parse_duration
 
@@ -31,8 +31,8 @@ def token(user: str, role: str | None, expires: str, config_path: Path | None) -
             f"{expires!r} is no duration; expected one such as 30s, 5m, 12h, 7d, or 0",
             param_hint="--expires",
         ) from None
-    if not 0 < len(user) <= MAX_USER:
-        raise click.BadParameter(f"expected 1 to {MAX_USER} characters", param_hint="USER")
+    if (fault := user_id_fault(user)) is not None:
+        raise click.BadParameter(fault, param_hint="USER")
     click.echo(mint(load_settings(config_path), user, role=role, expires=seconds))
 
 
