@@ -176,6 +176,9 @@ class Listener(HTTPServer):
             self._none_left.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._none_left.wait(), within)
+        # All at once: what is given up for one client is not begun for the next.
+        for connection in list(self._connections):
+            connection.stream.close()
         await self.close_all_connections()
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:

@@ -1,6 +1,7 @@
 """Listening sockets: ``listen``."""
 
 import asyncio
+import contextlib
 import os
 import resource
 import socket
@@ -310,3 +311,47 @@ async def test_a_listener_waits_for_connections_that_ask_nothing_only_as_long_as
         assert await reader.read() == b""
         writer.close()
     await server.over(PATIENCE.total_seconds())
+
+
+class Queueing(RequestHandler):
+    """Waits for a turn that only the end of another's connection makes free."""
+
+    def initialize(self, turn: asyncio.Semaphore, asked: list[str], begun: list[str]) -> None:
+        self._turn = turn
+        self._asked = asked
+        self._begun = begun
+
+    async def get(self) -> None:
+        self._asked.append(self.request.path)
+        self._work = asyncio.create_task(self._wait())
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._work
+
+    async def _wait(self) -> None:
+        async with self._turn:
+            self._begun.append(self.request.path)
+            await asyncio.Event().wait()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._work.cancel()
+
+
+@pytest.mark.gen_test
+async def test_what_a_listener_gives_up_for_one_client_is_not_begun_for_the_next() -> None:
+    asked: list[str] = []
+    begun: list[str] = []
+    given = {"turn": asyncio.Semaphore(1), "asked": asked, "begun": begun}
+    server = Listener(Application([(r"/.*", Queueing, given)]))
+    sockets = Endpoint("127.0.0.1", 0).bind()
+    server.add_sockets(sockets)
+    clients = [await asyncio.open_connection(*sockets[0].getsockname()) for _ in range(5)]
+    for number, (_, writer) in enumerate(clients):
+        writer.write(REQUEST % f"/{number}".encode())
+    await eventually(lambda: len(asked) == len(clients))
+    server.stop()
+    await server.over(0.05)
+    for reader, writer in clients:
+        assert await reader.read() == b""
+        writer.close()
+    assert len(begun) == 1
