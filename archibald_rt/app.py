@@ -10,6 +10,7 @@ from archibald_rt.handlers.base import InternalNotFoundHandler, NotFoundHandler
 from archibald_rt.handlers.emit import BroadcastHandler, EmitHandler
 from archibald_rt.handlers.health import HealthzHandler, ReadyzHandler, WebSocketHealthHandler
 from archibald_rt.handlers.realtime import RealtimeHandler
+from archibald_rt.handlers.users import UserEventsHandler
 from archibald_rt.hub import Hub
 from archibald_rt.logs import log_request
 from archibald_rt.order import OrderQueue
@@ -66,12 +67,14 @@ def internal_app(
         "log": log,
         "upkeep": upkeep,
     }
+    reading = {**tokens, "hub": hub, "log": log, "broken": reception.broken}
     return Application(
         [
             (r"/internal/emit", EmitHandler, emitting),
             (r"/internal/broadcast", BroadcastHandler, emitting),
             (r"/internal/stats", StatsHandler, counted),
             (r"/internal/connections", ConnectionsHandler, {**tokens, "hub": hub}),
+            (r"/internal/users/[^/]*/events", UserEventsHandler, reading),
         ],
         default_handler_class=InternalNotFoundHandler,
         default_handler_args=tokens,

@@ -5,13 +5,14 @@ The types say what is allowed by themselves; what no type can say, `emissions` c
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from archibald_rt.errors import EmissionError
-from archibald_rt.events import CONTROL
+from archibald_rt.events import CONTROL, Cursor, Event
 
 MAX_NESTING = 500
 """How deep a payload's arrays and objects may be nested."""
@@ -83,6 +84,16 @@ def decode_batch(data: bytes) -> list[EmissionBody]:
 def decode_broadcast(data: bytes) -> BroadcastBody:
     """Decode an emission without a user. Raises `EmissionError`."""
     return _decode(_broadcast, data)
+
+
+def events_body(epoch: str, events: Sequence[Event], following: int | None) -> bytes:
+    """Return the answer that holds events, their tails as they are stored.
+
+    ``following`` is the seq after which there are more, None where there are none.
+    """
+    items = [b'{"id":"%b:%d",%b' % (epoch.encode(), event.seq, event.tail) for event in events]
+    after = None if following is None else str(Cursor(epoch, following))
+    return b'{"events":[%b],"next":%b}' % (b",".join(items), msgspec.json.encode(after))
 
 
 def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes, path: str = "") -> _T:

@@ -203,6 +203,16 @@ def handshake(text: str) -> bytes:
     ).encode()
 
 
+def problem_of(response: HTTPResponse) -> dict[str, Any]:
+    """Return the problem document of an answer, which has to be a whole one."""
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = json.loads(response.body)
+    assert problem["status"] == response.code
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
+
+
 @asynccontextmanager
 async def harness(
     folder: Path,

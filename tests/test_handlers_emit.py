@@ -7,25 +7,15 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPResponse
+from tornado.httpclient import AsyncHTTPClient, HTTPError
 
 from processes import ServerProcess, serving
-from support import EMIT_TOKEN, READ_TOKEN, Harness, harness, settings_for
+from support import EMIT_TOKEN, READ_TOKEN, Harness, harness, problem_of, settings_for
 
 CURSOR = re.compile(r"[0-9a-f]+:(\d+)")
-
-
-def problem_of(response: HTTPResponse) -> dict[str, Any]:
-    assert response.headers["Content-Type"] == "application/problem+json"
-    problem: dict[str, Any] = json.loads(response.body)
-    assert problem["status"] == response.code
-    assert problem["title"]
-    assert problem["detail"]
-    return problem
 
 
 @pytest.mark.gen_test

@@ -9,6 +9,9 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from archibald_rt.auth import BearerTokens, bearer_token
 
+RETRY_AFTER = 1
+"""What a caller that is refused for a passing reason is told to wait, in seconds."""
+
 _logger = structlog.stdlib.get_logger("archibald_rt.handlers")
 # Tornado ends a connection over a body beyond its own bound without a word, so that bound is
 # out of reach, and handlers that keep a body count.
@@ -57,6 +60,11 @@ class BaseHandler(RequestHandler):
             **members,
         }
         self.finish(msgspec.json.encode(document))
+
+    def refuse_for_now(self, detail: str) -> None:
+        """Answer 503 for a reason that passes."""
+        self.set_header("Retry-After", str(RETRY_AFTER))
+        self.problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Turn what Tornado or a fault of ours raised into a problem document."""

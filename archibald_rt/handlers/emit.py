@@ -18,9 +18,6 @@ from archibald_rt.events import Cursor, Emission, Outcome
 from archibald_rt.handlers.base import InternalHandler
 from archibald_rt.order import OrderQueue
 
-RETRY_AFTER = 1
-"""What a caller that is refused for a passing reason is told to wait, in seconds."""
-
 _JSON, _NDJSON = "application/json", "application/x-ndjson"
 
 
@@ -84,8 +81,7 @@ class EmittingHandler(InternalHandler):
         except (QueueFullError, DrainingError, LogUnavailableError) as error:
             if isinstance(error, DrainingError):
                 self.set_header("Connection", "close")
-            self.set_header("Retry-After", str(RETRY_AFTER))
-            self.problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; nothing was stored")
+            self.refuse_for_now(f"{error}; nothing was stored")
         except LogBrokenError as error:
             self.problem(
                 HTTPStatus.GATEWAY_TIMEOUT,
