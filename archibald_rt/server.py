@@ -105,8 +105,11 @@ async def running(
     check(settings)
     auth, delivery, internal = settings.auth, settings.delivery, settings.internal
     async with AsyncExitStack() as stack:
-        log = await stack.enter_async_context(open_sqlite(settings.log.path))
-        stamp = Stamper(not_before_ms=log.last_commit_ms)
+        stamp = Stamper()
+        log = await stack.enter_async_context(
+            open_sqlite(settings.log.path, stamped=stamp.milliseconds)
+        )
+        stamp.not_before(log.last_stamp_ms)
         shutdown = Shutdown()
         hub = Hub(log.head, recent=RECENT)
         sweep = Sweep(heartbeat=delivery.heartbeat, stall_timeout=delivery.stall_timeout)

@@ -86,13 +86,14 @@ class Stamper:
     """The server's own stamps: UTC milliseconds, never earlier than the last one given.
 
     A clock that is set back therefore stands still until it has caught up; with
-    ``not_before_ms`` (milliseconds since 1970) also across a restart.
+    `not_before` also across a restart.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time, *, not_before_ms: int = 0) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._last_ms = not_before_ms
+        self._last_ms = 0
         self._text = ""
+        self._text_ms = -1
 
     def __call__(self) -> str:
         """Return the stamp of this moment, such as ``2026-01-31T12:00:00.000Z``."""
@@ -100,11 +101,19 @@ class Stamper:
 
     def with_instant(self) -> tuple[str, int]:
         """Return the stamp of this moment and the same in nanoseconds since 1970."""
-        now_ms = int(self._clock() * 1000)
-        if now_ms > self._last_ms or not self._text:
-            self._last_ms = max(now_ms, self._last_ms)
-            self._text = from_epoch(self._last_ms / 1000)
-        return self._text, self._last_ms * 1_000_000
+        now_ms = self.milliseconds()
+        if now_ms != self._text_ms:
+            self._text, self._text_ms = from_epoch(now_ms / 1000), now_ms
+        return self._text, now_ms * 1_000_000
+
+    def milliseconds(self) -> int:
+        """Return this moment in milliseconds since 1970, as it would be stamped."""
+        self._last_ms = max(self._last_ms, int(self._clock() * 1000))
+        return self._last_ms
+
+    def not_before(self, ms: int) -> None:
+        """Give no stamp earlier than this moment, in milliseconds since 1970, from now on."""
+        self._last_ms = max(self._last_ms, ms)
 
 
 class SteadyClock:

@@ -498,8 +498,8 @@ class LogView:
         return self._log.head
 
     @property
-    def last_commit_ms(self) -> int:
-        return self._log.last_commit_ms
+    def last_stamp_ms(self) -> int:
+        return self._log.last_stamp_ms
 
     async def append(
         self, groups: Sequence[Sequence[Emission]]

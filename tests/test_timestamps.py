@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archibald_rt.timestamps import Stamper, from_epoch, parse, parse_lenient
+from archibald_rt.timestamps import Stamper, SteadyClock, from_epoch, parse, parse_lenient
 
 SECOND = 1_000_000_000
 NEW_YEAR = 1_767_225_600 * SECOND  # 2026-01-01T00:00:00Z
@@ -171,6 +171,25 @@ def test_a_stamp_is_never_earlier_than_the_last_one_when_the_clock_is_set_back()
         *(["1970-01-01T00:16:40.000Z"] * 4),
         "1970-01-01T00:16:40.500Z",
     ]
+
+
+def test_a_stamp_is_never_before_what_it_was_told_not_to_be_before() -> None:
+    readings = iter([1000.0, 3000.0])
+    stamp = Stamper(lambda: next(readings))
+    stamp.not_before(2_000_000)
+    assert stamp.milliseconds() == 2_000_000
+    assert stamp() == "1970-01-01T00:50:00.000Z"
+
+
+def test_a_steady_clock_goes_by_what_passes_and_not_by_the_wall_clock() -> None:
+    wall, elapsed = iter([1000.0]), iter([50.0, 50.5, 51.25])
+    clock = SteadyClock(wall=lambda: next(wall), elapsed=lambda: next(elapsed))
+    assert [clock(), clock()] == [1_000_500, 1_001_250]
+
+
+def test_a_steady_clock_begins_no_earlier_than_it_is_told_to() -> None:
+    clock = SteadyClock(7_000_000, wall=lambda: 1000.0, elapsed=lambda: 50.0)
+    assert clock() == 7_000_000
 
 
 @settings(deadline=None)

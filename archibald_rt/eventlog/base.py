@@ -78,10 +78,10 @@ class EventLog(Protocol):
         """The seq of the last event ever committed, 0 before the first."""
 
     @property
-    def last_commit_ms(self) -> int:
-        """When the last retained event was committed, in milliseconds since 1970; 0 without one.
+    def last_stamp_ms(self) -> int:
+        """The latest moment that was stamped before the log was opened, as far as it knows.
 
-        As it was when the log was opened: a server's stamps begin there.
+        In milliseconds since 1970, 0 without one: a server's stamps begin there.
         """
 
     async def append(

@@ -136,6 +136,12 @@ def read_last_commit(connection: sqlite3.Connection) -> int:
     return 0 if row is None else int(row[0])
 
 
+def read_last_stamp(connection: sqlite3.Connection) -> int:
+    """Return what `statements.append` noted of stamps ahead of the commits; 0 without a note."""
+    row = connection.execute("SELECT value FROM meta WHERE name = 'stamped'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def new_epoch() -> str:
     """Make a name for a log: short, and not to be guessed or met twice."""
     return secrets.token_hex(6)

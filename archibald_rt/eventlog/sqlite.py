@@ -47,6 +47,7 @@ class SQLiteLog:
         scanner: _Connection,
         *,
         clock: Callable[[int], Callable[[], int]],
+        stamped: Callable[[], int],
     ) -> None:
         self._path = path
         self._writer = writer
@@ -54,20 +55,22 @@ class SQLiteLog:
         # What looks for events to delete, so that no page has to wait for it.
         self._scanner = scanner
         self._clock_from = clock
+        self._stamped = stamped
         # Which readers have nothing to do; a page waits for one.
         self._idle: asyncio.Queue[_Connection] = asyncio.Queue()
         for reader in readers:
             self._idle.put_nowait(reader)
         self._epoch = ""
         self._head = 0
-        self._last_commit_ms = 0
+        self._last_stamp_ms = 0
 
     async def start(self) -> None:
         """Read what the file says of itself."""
         self._epoch = await self._writer.call(schema.read_epoch)
         self._head = await self._writer.call(schema.read_head)
-        self._last_commit_ms = await self._writer.call(schema.read_last_commit)
-        self._now_ms = self._clock_from(self._last_commit_ms)
+        committed = await self._writer.call(schema.read_last_commit)
+        self._last_stamp_ms = max(committed, await self._writer.call(schema.read_last_stamp))
+        self._now_ms = self._clock_from(committed)
 
     @property
     def epoch(self) -> str:
@@ -80,16 +83,16 @@ class SQLiteLog:
         return self._head
 
     @property
-    def last_commit_ms(self) -> int:
-        """See `EventLog.last_commit_ms`."""
-        return self._last_commit_ms
+    def last_stamp_ms(self) -> int:
+        """See `EventLog.last_stamp_ms`."""
+        return self._last_stamp_ms
 
     async def append(
         self, groups: Sequence[Sequence[Emission]]
     ) -> list[list[Stored] | KeyConflict]:
         """See `EventLog.append`."""
         results, self._head = await self._writer.call(
-            statements.append, self._head, groups, self._now_ms()
+            statements.append, self._head, groups, self._now_ms(), self._stamped()
         )
         return results
 
@@ -169,12 +172,13 @@ async def open_sqlite(
     *,
     readers: int = 2,
     clock: Callable[[int], Callable[[], int]] = SteadyClock,
+    stamped: Callable[[], int] = lambda: 0,
 ) -> AsyncIterator[SQLiteLog]:
     """Open the log in the file at `path`, making it where there is none; close it at the end.
 
     ``clock`` makes what tells the time of commits, in milliseconds since 1970 and not before
-    the last one. Raises `LogOpenError` with one line that names the file, the cause and what
-    to do.
+    the last one; ``stamped`` tells the last stamp that was given, likewise. Raises
+    `LogOpenError` with one line that names the file, the cause and what to do.
     """
     with schema.exclusive(path):
         connections: list[_Connection] = []
@@ -183,7 +187,9 @@ async def open_sqlite(
             connections.append(writer)
             for _ in range(readers + 1):
                 connections.append(await _connect(schema.open_reader, path))  # noqa: PERF401 - each is closed if the next fails
-            log = SQLiteLog(path, writer, connections[2:], connections[1], clock=clock)
+            log = SQLiteLog(
+                path, writer, connections[2:], connections[1], clock=clock, stamped=stamped
+            )
             await log.start()
             yield log
         finally:

@@ -27,6 +27,11 @@ SELECT min(seq) FROM (
 BY_KEY = "SELECT seq, tail FROM events WHERE user = ? AND key = ?"
 INSERT = "INSERT INTO events (user, seq, instant, key, tail) VALUES (?, ?, ?, ?, ?)"
 INSERT_COMMIT = "INSERT INTO commits (seq, user, committed) VALUES (?, ?, ?)"
+STAMPED = "INSERT OR REPLACE INTO meta VALUES ('stamped', ?)"
+
+# By how many milliseconds the stamps have to be ahead to be noted, which is a page more to
+# write: only where a wall clock was set ahead since the start.
+_STAMPS_AHEAD = 1000
 
 
 def append(
@@ -34,10 +39,12 @@ def append(
     head: int,
     groups: Sequence[Sequence[Emission]],
     committed: int,
+    stamped: int,
 ) -> tuple[list[list[Stored] | KeyConflict], int]:
     """Store each group, or refuse it, in one transaction; returns what became of it and the head.
 
-    ``committed`` is the moment, in milliseconds since 1970. See `EventLog.append`.
+    ``committed`` is the moment as retention goes by it, ``stamped`` as events are stamped; both
+    in milliseconds since 1970. See `EventLog.append`.
     """
     batch = _Batch(connection, head)
     with explained(), writing(connection):
@@ -46,6 +53,8 @@ def append(
         connection.executemany(
             INSERT_COMMIT, [(seq, user, committed) for user, seq, *_ in batch.rows]
         )
+        if stamped > committed + _STAMPS_AHEAD:
+            connection.execute(STAMPED, (stamped,))
     return results, batch.head
 
 

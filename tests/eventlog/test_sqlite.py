@@ -16,6 +16,7 @@ from archibald_rt.eventlog import EventLog, KeyConflict, Page, Stored
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.eventlog.statements import BY_KEY, FIRST, PAGE, WATERMARK
 from archibald_rt.events import Emission, make_tail
+from archibald_rt.timestamps import SteadyClock
 from support import eventually
 
 STAMP = "2026-01-01T00:00:00Z"
@@ -171,6 +172,26 @@ async def test_the_moment_of_the_commit_is_kept(path: Path) -> None:
             " WHERE abs(committed - unixepoch('now') * 1000) < 60000"
         ).fetchone()
     assert recent == (2, 1)
+
+
+@pytest.mark.gen_test
+async def test_stamps_begin_where_the_last_commit_or_a_stamp_ahead_of_it_was(path: Path) -> None:
+    async with open_sqlite(path, clock=lambda _: lambda: 5000) as log:
+        assert log.last_stamp_ms == 0
+        await stored(log, emission())
+    async with open_sqlite(path, clock=lambda _: lambda: 6000, stamped=lambda: 99_000) as log:
+        assert log.last_stamp_ms == 5000
+        await stored(log, emission())
+    began: list[int] = []
+
+    def clock(not_before_ms: int) -> SteadyClock:
+        began.append(not_before_ms)
+        return SteadyClock(not_before_ms)
+
+    async with open_sqlite(path, clock=clock) as log:
+        assert log.last_stamp_ms == 99_000
+    # Ages don't go by stamps: a wall clock that was set ahead makes no event young or old.
+    assert began == [6000]
 
 
 # Pages
