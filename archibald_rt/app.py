@@ -67,7 +67,7 @@ def internal_app(
         "log": log,
         "upkeep": upkeep,
     }
-    reading = {**tokens, "hub": hub, "log": log, "broken": reception.broken}
+    reading = {**tokens, "hub": hub, "log": log, "upkeep": upkeep, "broken": reception.broken}
     return Application(
         [
             (r"/internal/emit", EmitHandler, emitting),

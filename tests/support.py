@@ -188,6 +188,14 @@ class Harness:
         headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
         return await AsyncHTTPClient().fetch(base + path, headers=headers, raise_error=False)
 
+    async def delete(self, path: str, *, bearer: str | None = EMIT_TOKEN) -> HTTPResponse:
+        """Delete a path of the internal listener."""
+        headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+        url = self.server.internal_url + path
+        return await AsyncHTTPClient().fetch(
+            url, method="DELETE", headers=headers, raise_error=False
+        )
+
     async def stats(self) -> dict[str, Any]:
         """Return the figures of the internal listener."""
         stats: dict[str, Any] = json.loads((await self.get("/internal/stats")).body)

@@ -266,7 +266,7 @@ async def test_a_user_id_that_is_not_encoded_is_not_taken_for_another(tmp_path: 
 
 
 @pytest.mark.gen_test
-async def test_events_are_for_those_with_a_token_and_only_read(tmp_path: Path) -> None:
+async def test_events_are_for_those_with_a_token(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
         for bearer, code in ((EMIT_TOKEN, 200), (READ_TOKEN, 200), (None, 401), ("wrong", 401)):
             assert (await server.get(path("u"), bearer=bearer)).code == code
@@ -276,7 +276,7 @@ async def test_events_are_for_those_with_a_token_and_only_read(tmp_path: Path) -
         assert (await server.get(path("u"), public=True)).code == 404
         refused = await server.post(path("u"), b"{}")
         assert refused.code == 405
-        assert refused.headers["Allow"] == "GET"
+        assert refused.headers["Allow"] == "GET, DELETE"
         for other in ("/internal/users/u", "/internal/users/a/b/events", "/internal/users"):
             assert (await server.get(other)).code == 404
 
@@ -321,7 +321,7 @@ async def answering(hub: Hub, log: EventLog) -> AsyncIterator[str]:
     """Serve just the handler; yields the address."""
     tokens = {"emit_tokens": BearerTokens([EMIT_TOKEN]), "read_tokens": BearerTokens([])}
     broken: list[BaseException] = []
-    given = {**tokens, "hub": hub, "log": log, "broken": broken.append}
+    given = {**tokens, "hub": hub, "log": log, "upkeep": None, "broken": broken.append}
     listener = Listener(Application([(r"/internal/users/[^/]*/events", UserEventsHandler, given)]))
     sockets = Endpoint("127.0.0.1", 0).bind()
     listener.add_sockets(sockets)
@@ -444,3 +444,118 @@ async def _end(reader: asyncio.StreamReader) -> int:
         while piece := await reader.read(64 * 1024):
             count += len(piece)
     return count
+
+
+# Erasing
+
+
+async def erase(server: Harness, user: str) -> dict[str, Any]:
+    response = await server.delete(f"/internal/users/{quote(user, safe='')}/events")
+    assert response.code == 200, response.body
+    answer: dict[str, Any] = json.loads(response.body)
+    return answer
+
+
+@pytest.mark.gen_test
+async def test_a_users_own_events_are_erased_and_nothing_else(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        await batch(server, 120)
+        await batch(server, 3, "other")
+        await server.emit({"type": "B", "durable": True}, "broadcast")
+        assert await erase(server, "u") == {"erased": 120}
+        assert [event["type"] for event in (await page(server, "u"))["events"]] == ["B"]
+        assert len((await page(server, "other"))["events"]) == 4
+        assert await erase(server, "u") == {"erased": 0}
+        assert await erase(server, "nobody") == {"erased": 0}
+        assert (await server.stats())["log"]["erased"] == 120
+
+
+@pytest.mark.gen_test
+async def test_a_device_sees_what_was_erased_as_expired_and_one_that_had_it_sees_nothing(
+    tmp_path: Path,
+) -> None:
+    async with harness(tmp_path) as server, await server.connect("u") as live:
+        start = (await live.next())["payload"]["cursor"]
+        await live.until("rt.live")
+        ids = await batch(server, 5)
+        await live.take(5)
+        await erase(server, "u")
+        later = await server.emit({"userId": "u", "type": "LATER"})
+        assert (await live.next())["id"] == later["id"]
+        async with await server.connect("u", lastEventId=start) as device:
+            welcome, gap, event, live_again = await device.take(4)
+            assert welcome["type"] == "rt.welcome"
+            assert gap["payload"] == {
+                "requested": start,
+                "missingThrough": ids[-1],
+                "reason": "expired",
+            }
+            assert event["id"] == later["id"]
+            assert live_again["type"] == "rt.live"
+
+
+@pytest.mark.gen_test
+async def test_what_was_emitted_before_the_erasure_goes_and_what_comes_after_it_stays(
+    tmp_path: Path,
+) -> None:
+    async with harness(tmp_path) as server:
+        for _ in range(10):
+            await batch(server, 50)
+            await erase(server, "u")
+            assert (await page(server, "u"))["events"] == []
+        (last,) = await batch(server, 1)
+        assert [event["id"] for event in (await page(server, "u"))["events"]] == [last]
+
+
+@pytest.mark.gen_test
+async def test_an_erased_key_can_be_used_anew(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        await server.emit({"userId": "u", "type": "A", "payload": 1, "key": "k"})
+        await erase(server, "u")
+        answer = await server.emit({"userId": "u", "type": "A", "payload": 2, "key": "k"})
+        assert answer["duplicate"] is False
+
+
+@pytest.mark.gen_test
+async def test_erasing_needs_an_emit_token_and_a_user(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        await batch(server, 1)
+        for bearer in (None, READ_TOKEN, "wrong"):
+            response = await server.delete("/internal/users/u/events", bearer=bearer)
+            assert response.code == 401
+        assert (await server.delete("/internal/users//events")).code == 400
+        assert len((await page(server, "u"))["events"]) == 1
+
+
+@pytest.mark.gen_test
+async def test_users_whose_ids_look_alike_are_erased_apart(tmp_path: Path) -> None:
+    users = ["*", "a/b", "a%2Fb", E_ACUTE, E_AND_ACUTE, "u' OR '1'='1", "%", "_"]
+    async with harness(tmp_path) as server:
+        for user in users:
+            await batch(server, 1, user)
+        for number, user in enumerate(users, 1):
+            assert await erase(server, user) == {"erased": 1}
+            left = [len((await page(server, each))["events"]) for each in users]
+            assert left == [0] * number + [1] * (len(users) - number)
+
+
+@pytest.mark.gen_test
+async def test_an_erasure_that_comes_during_a_drain_is_told_to_be_asked_again(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, {"ARCHIBALD_RT_SERVER_DRAIN": "5s"}) as process:
+        server = Harness(process, settings_for(tmp_path))
+        await batch(server, 1)
+        at = urlsplit(process.internal_url)
+        reader, writer = await asyncio.open_connection(at.hostname, at.port)
+        head = "DELETE /internal/users/u/events HTTP/1.1\r\nHost: x\r\n"
+        writer.write(head.encode())
+        # A device keeps the drain from ending before the request does.
+        async with await server.connect("u") as device:
+            await device.until("rt.live")
+            process.signal(signal.SIGTERM)
+            await device.until("rt.reconnect")
+            writer.write(f"Authorization: Bearer {EMIT_TOKEN}\r\n\r\n".encode())
+            assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+        writer.close()
+        assert process.wait() == 0

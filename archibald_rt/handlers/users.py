@@ -8,11 +8,12 @@ from urllib.parse import unquote_to_bytes
 
 from archibald_rt.auth import BearerTokens
 from archibald_rt.bodies import events_body
-from archibald_rt.errors import LogBrokenError, LogError
+from archibald_rt.errors import DrainingError, LogBrokenError, LogError, LogUnavailableError
 from archibald_rt.eventlog import EventLog
 from archibald_rt.events import Cursor, user_id_fault
 from archibald_rt.handlers.base import InternalHandler
 from archibald_rt.hub import Hub
+from archibald_rt.upkeep import Upkeep
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 """How many events an answer holds at most, unless the request says so, and whatever it says."""
@@ -54,12 +55,14 @@ class UserEventsHandler(UserHandler):
         read_tokens: BearerTokens,
         hub: Hub,
         log: EventLog,
+        upkeep: Upkeep,
         broken: Callable[[BaseException], None],
     ) -> None:
         """Take the tokens, where events are, and whom to tell that they can't be relied on."""
         super().initialize(emit_tokens, read_tokens)
         self._hub = hub
         self._event_log = log
+        self._upkeep = upkeep
         self._broken = broken
         self._reading: asyncio.Task[bytes] | None = None
 
@@ -90,6 +93,27 @@ class UserEventsHandler(UserHandler):
             return
         self.set_header("Content-Type", "application/json")
         self.finish(body)
+
+    async def delete(self) -> None:
+        """Erase the user's own events, and answer how many there were."""
+        if self._finished:
+            return
+        try:
+            erased = await self._upkeep.erase(self.user)
+        except DrainingError as error:
+            self.set_header("Connection", "close")
+            self.refuse_for_now(f"{error}; ask again to have the rest erased")
+        except LogUnavailableError as error:
+            self.refuse_for_now(f"{error}; ask again to have the rest erased")
+        except LogBrokenError as error:
+            self.problem(
+                HTTPStatus.GATEWAY_TIMEOUT,
+                f"outcome-unknown: {error}; they may have been erased: ask again",
+                title="Outcome Unknown",
+                type="outcome-unknown",
+            )
+        else:
+            self.answer({"erased": erased})
 
     def on_connection_close(self) -> None:
         """Read no further: a page may wait long for its turn, at a drain longer than the log."""
