@@ -8,9 +8,7 @@ and has been handed to every live device.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from archibald_rt.commits import CommitWatch
 from archibald_rt.emissions import key_conflict
@@ -19,16 +17,13 @@ from archibald_rt.errors import (
     LogBrokenError,
     LogError,
     LogUnavailableError,
-    QueueFullError,
 )
 from archibald_rt.eventlog import EventLog, KeyConflict, Stored
 from archibald_rt.eventlog.base import Step
 from archibald_rt.events import Emission, Outcome
 from archibald_rt.hub import Hub
+from archibald_rt.line import Line, Request
 from archibald_rt.steps import Steps
-
-_OVERHEAD = 500
-"""What an emission takes in memory besides its tail, roughly, in bytes."""
 
 _PAUSE_AFTER = 0.005
 """After how many seconds the dispatch lets others have a turn of the loop.
@@ -37,20 +32,8 @@ All frames of a turn go to a device in one write, so fewer pauses make cheaper b
 pause every two events, a burst of 200 to 500 devices cost four times as much a delivery.
 """
 
-_GROUP_LIMIT = 8 * 1024 * 1024
-"""How many queued bytes are committed at once, so that no transaction grows without bound."""
-
-
 _LATELY = 0.02
 """How much the last request counts in the average latency: some fifty are remembered."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Request:
-    emissions: Sequence[Emission]
-    durable: Sequence[Emission]
-    size: int
-    answer: asyncio.Future[list[Outcome]]
 
 
 class OrderQueue:
@@ -72,16 +55,14 @@ class OrderQueue:
     ) -> None:
         self._log = log
         self._hub = hub
-        self._max_bytes = max_bytes
         self._on_broken = on_broken
-        self._waiting: deque[_Request] = deque()
+        self._line = Line(max_bytes=max_bytes)
         self._steps = Steps()
-        self._size = 0
         self._server: asyncio.Task[None] | None = None
         self._watch = CommitWatch(self._wake, every=probe_every)
         self._closing = False
         # The requests being served, and whether what came of them has become unknowable.
-        self._group: Sequence[_Request] = ()
+        self._group: Sequence[Request] = ()
         self._broken = False
         # When the dispatch last let others have a turn.
         self._paused = 0.0
@@ -100,7 +81,7 @@ class OrderQueue:
     @property
     def size(self) -> int:
         """How many bytes wait to be committed or dispatched."""
-        return self._size
+        return self._line.size
 
     def submit(self, emissions: Sequence[Emission]) -> asyncio.Future[list[Outcome]]:
         """Queue one request's emissions: all of them are stored, or none.
@@ -112,15 +93,9 @@ class OrderQueue:
         """
         if self._closing or self._broken:
             raise DrainingError("the server is going away")
-        size = sum(len(emission.tail) + _OVERHEAD for emission in emissions)
-        if self._max_bytes and self._size and self._size + size > self._max_bytes:
-            raise QueueFullError(f"{self._size} bytes are queued, at most {self._max_bytes} may be")
-        durable = [emission for emission in emissions if emission.durable]
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(emissions, durable, size, answer))
-        self._size += size
+        request = self._line.add(emissions)
         self._wake()
-        return answer
+        return request.answer
 
     async def between(self, step: Step) -> int:
         """Run a deletion between two groups, when all that is committed is dispatched.
@@ -152,7 +127,7 @@ class OrderQueue:
         if (error := server.exception()) is not None:
             # A fault of our own in the middle of the order: nothing can go on after it.
             self._give_up(error)
-        elif self._waiting or self._steps or self._watch.due:
+        elif self._line or self._steps or self._watch.due:
             self._wake()
 
     def _give_up(self, error: BaseException) -> None:
@@ -160,55 +135,40 @@ class OrderQueue:
         self._broken = True
         reason = str(error) if isinstance(error, LogError) else f"{type(error).__name__}: {error}"
         for request in self._group:
-            _fail(request, LogBrokenError(reason))
-        for request in self._waiting:
-            _fail(request, LogUnavailableError("the server is going away"))
-        self._waiting.clear()
+            request.fail(LogBrokenError(reason))
+        self._line.give_up(LogUnavailableError("the server is going away"))
         self._steps.give_up()
         self._on_broken(error)
 
     async def _serve_all(self) -> None:
-        while self._waiting or self._steps or self._watch.due:
+        while self._line or self._steps or self._watch.due:
             if self._watch.due:
                 await self._probe()
-            if self._waiting:
-                self._group = self._next_group()
+            if self._line:
+                self._group = self._line.next_group()
                 await self._serve(self._group)
                 self._group = ()
             # One at a time, so that no group waits for more than one.
             if self._steps:
                 await self._steps.take()
 
-    def _next_group(self) -> list[_Request]:
-        """Take what is to be committed together from the front of the line."""
-        group: list[_Request] = []
-        size = 0
-        while self._waiting and size < _GROUP_LIMIT:
-            # What is transient and first in line has no commit to wait for.
-            if group and not group[0].durable and self._waiting[0].durable:
-                break
-            group.append(self._waiting.popleft())
-            size += group[-1].size
-        return group
-
-    async def _serve(self, group: Sequence[_Request]) -> None:
+    async def _serve(self, group: Sequence[Request]) -> None:
         results, fault = await self._commit([each.durable for each in group if each.durable])
         committed = self._paused = time.monotonic()
         for request in group:
             if fault is not None and request.durable:
-                _fail(request, type(fault)(str(fault)))
+                request.fail(type(fault)(str(fault)))
             else:
                 stored = next(results) if request.durable else []
                 if isinstance(stored, KeyConflict):
-                    _fail(request, key_conflict(request.emissions, stored.indexes))
+                    request.fail(key_conflict(request.emissions, stored.indexes))
                 else:
                     outcomes = await self._dispatch(request, stored)
                     if request.durable:
                         latency = time.monotonic() - committed
                         self.average_latency += (latency - self.average_latency) * _LATELY
-                    if not request.answer.done():
-                        request.answer.set_result(outcomes)
-            self._size -= request.size
+                    request.finish(outcomes)
+            self._line.done(request)
 
     async def _commit(
         self, groups: Sequence[Sequence[Emission]]
@@ -225,7 +185,7 @@ class OrderQueue:
             self._watch.worked()
         return iter(results), None
 
-    async def _dispatch(self, request: _Request, stored: Sequence[Stored]) -> list[Outcome]:
+    async def _dispatch(self, request: Request, stored: Sequence[Stored]) -> list[Outcome]:
         places = iter(stored)
         outcomes: list[Outcome] = []
         for emission in request.emissions:
@@ -275,8 +235,3 @@ class OrderQueue:
 
 def _stored(result: list[Stored] | KeyConflict) -> Sequence[Stored]:
     return () if isinstance(result, KeyConflict) else result
-
-
-def _fail(request: _Request, error: BaseException) -> None:
-    if not request.answer.done():
-        request.answer.set_exception(error)

@@ -1,0 +1,87 @@
+"""The requests that wait to be committed and dispatched, bounded in bytes."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from archibald_rt.errors import QueueFullError
+from archibald_rt.events import Emission, Outcome
+
+OVERHEAD = 500
+"""What an emission takes in memory besides its tail, roughly, in bytes."""
+
+GROUP_LIMIT = 8 * 1024 * 1024
+"""How many queued bytes are committed at once, so that no transaction grows without bound."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What one emitter asked for at once; ``durable`` are the durable ones of its emissions."""
+
+    emissions: Sequence[Emission]
+    durable: Sequence[Emission]
+    size: int
+    answer: asyncio.Future[list[Outcome]]
+
+    def finish(self, outcomes: list[Outcome]) -> None:
+        """Answer, unless nobody waits any more."""
+        if not self.answer.done():
+            self.answer.set_result(outcomes)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error, unless nobody waits any more."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Line:
+    """Requests in the order in which they came. ``max_bytes`` bounds it (0: unbounded)."""
+
+    def __init__(self, *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._waiting: deque[Request] = deque()
+        self._size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def size(self) -> int:
+        """How many bytes have been added and are not done."""
+        return self._size
+
+    def add(self, emissions: Sequence[Emission]) -> Request:
+        """Put a request at the end. Raises `QueueFullError`."""
+        size = sum(len(emission.tail) + OVERHEAD for emission in emissions)
+        # What is larger than the whole line would else never be taken.
+        if self._max_bytes and self._size and self._size + size > self._max_bytes:
+            raise QueueFullError(f"{self._size} bytes are queued, at most {self._max_bytes} may be")
+        durable = [emission for emission in emissions if emission.durable]
+        answer = asyncio.get_running_loop().create_future()
+        request = Request(emissions, durable, size, answer)
+        self._waiting.append(request)
+        self._size += size
+        return request
+
+    def next_group(self) -> list[Request]:
+        """Take what is to be committed together from the front."""
+        group: list[Request] = []
+        size = 0
+        while self._waiting and size < GROUP_LIMIT:
+            # What is transient and first in line has no commit to wait for.
+            if group and not group[0].durable and self._waiting[0].durable:
+                break
+            group.append(self._waiting.popleft())
+            size += group[-1].size
+        return group
+
+    def done(self, request: Request) -> None:
+        """Count a request that was taken no more."""
+        self._size -= request.size
+
+    def give_up(self, error: BaseException) -> None:
+        """Answer all that wait with an error."""
+        for request in self._waiting:
+            request.fail(error)
+        self._waiting.clear()
