@@ -1,0 +1,129 @@
+"""What tests need of the machine: its programs, mounts, and the right to use them."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+_SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+def program(name: str) -> str | None:
+    """Return the path of a program; None where it isn't installed."""
+    return shutil.which(name, path=_SEARCHED)
+
+
+def as_root(*command: str) -> list[str]:
+    """Return a command line that runs a command as root: by itself, or by sudo."""
+    found = program(command[0]) or command[0]
+    return [*([] if os.geteuid() == 0 else ["sudo", "-n"]), found, *command[1:]]
+
+
+def run_as_root(*command: str) -> str:
+    """Run a command as root to its end and return its output; fails if it fails."""
+    done = subprocess.run(as_root(*command), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+@contextmanager
+def mounted(what: str, at: Path, *, kind: str, options: str) -> Iterator[Path]:
+    """Mount a file system, of our own user, for the length of a block."""
+    at.mkdir(parents=True, exist_ok=True)
+    run_as_root("mount", "-t", kind, "-o", options, what, str(at))
+    try:
+        if os.geteuid() != 0:
+            run_as_root("chown", f"{os.getuid()}:{os.getgid()}", str(at))
+        yield at
+    finally:
+        run_as_root("umount", str(at))
+
+
+@contextmanager
+def tmpfs(at: Path, *, size: int) -> Iterator[Path]:
+    """Mount a file system in memory that holds just so many bytes."""
+    with mounted("none", at, kind="tmpfs", options=f"size={size}"):
+        yield at
+
+
+def make_ext4(image: Path, *, size: int) -> None:
+    """Make a file that holds an ext4 file system of so many bytes."""
+    with image.open("wb") as file:
+        file.truncate(size)
+    mkfs = program("mkfs.ext4")
+    assert mkfs is not None
+    # Without lazy initialisation: no thread of the kernel writes to it later.
+    options = ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
+    subprocess.run([mkfs, *options, str(image)], check=True, capture_output=True)
+
+
+@contextmanager
+def ext4(image: Path, at: Path) -> Iterator[Path]:
+    """Mount the ext4 file system in a file."""
+    with mounted(str(image), at, kind="ext4", options="loop"):
+        yield at
+
+
+def missing(need: str) -> str | None:
+    """Say what this machine lacks; None where it has it.
+
+    A need is a program's name, ``root`` (or sudo without a password), ``tmpfs`` or ``loop``
+    (such a file system can be mounted), or ``netns`` (a network namespace can be made).
+    """
+    able = _ABILITIES.get(need)
+    if able is None:
+        return None if program(need) else f"{need} is not installed"
+    return able()
+
+
+@cache
+def _root() -> str | None:
+    if os.geteuid() == 0:
+        return None
+    if program("sudo") is None:
+        return "neither root nor sudo"
+    done = subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False)
+    return None if done.returncode == 0 else "not root, and sudo asks for a password"
+
+
+@cache
+def _tmpfs() -> str | None:
+    return _root() or _tried(lambda folder: tmpfs(folder, size=65536))
+
+
+@cache
+def _loop() -> str | None:
+    if program("mkfs.ext4") is None:
+        return "mkfs.ext4 is not installed"
+    with tempfile.NamedTemporaryFile() as image:
+        make_ext4(Path(image.name), size=2 * 1024 * 1024)
+        return _root() or _tried(lambda folder: ext4(Path(image.name), folder))
+
+
+@cache
+def _netns() -> str | None:
+    if (reason := _root()) is not None:
+        return reason
+    done = subprocess.run(as_root("unshare", "--net", "true"), capture_output=True, check=False)
+    return None if done.returncode == 0 else "a network namespace can't be made here"
+
+
+def _tried(mount: Callable[[Path], object]) -> str | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with mount(Path(folder)):  # type: ignore[attr-defined]  # a context manager
+                return None
+        except (AssertionError, OSError) as error:
+            return f"can't be mounted here: {error}"
+
+
+_ABILITIES: dict[str, Callable[[], str | None]] = {
+    "root": _root,
+    "tmpfs": _tmpfs,
+    "loop": _loop,
+    "netns": _netns,
+}
