@@ -1,0 +1,186 @@
+"""A TCP proxy that does to connections what bad networks do: late, mute, reset, cut off."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+CHUNK = 16 * 1024
+"""How many bytes are passed on at a time."""
+
+BUFFER = 8 * 1024
+"""The receive buffers of the proxy's sockets: who sends feels early that nothing is read."""
+
+_ABRUPT = struct.pack("ii", 1, 0)
+"""``SO_LINGER`` with which closing sends a RST and throws away what is unsent."""
+
+
+class _ResetError(Exception):
+    """The network resets this connection."""
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(self, budget: int | None) -> None:
+        self.budget = budget
+        """How many bytes, of both directions together, it carries before it is reset."""
+        self.cut = False
+        """Whether nothing gets through it any more, for good."""
+        self.carried = 0
+
+    def allow(self, count: int) -> int:
+        """Return how many of `count` bytes are still passed on."""
+        if self.budget is not None:
+            count = min(count, self.budget - self.carried)
+        self.carried += count
+        return count
+
+
+class Proxy:
+    """Passes connections on to `target` until it is told to behave otherwise.
+
+    ``budget`` is asked for each new connection how many bytes it carries before it is reset
+    (None: no bound), ``delay`` for each chunk how many seconds late it is.
+    """
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self.target = target
+        self.budget: Callable[[], int | None] = lambda: None
+        self.delay: Callable[[], float] = lambda: 0.0
+        self.accepted = 0
+        """How many connections were taken."""
+        self.resets: Counter[str] = Counter()
+        """How many were reset: ``early`` (nothing came back yet) or ``later``."""
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self._listener.setblocking(False)  # noqa: FBT003 - it has no keyword
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._links: dict[_Link, asyncio.Task[None]] = {}
+        self._up, self._down = asyncio.Event(), asyncio.Event()
+        self._partitioned = False
+        self._swallow = True
+        self.resume()
+
+    def stall(self, *, up: bool = True, down: bool = True) -> None:
+        """Pass nothing more on from devices (up) or to them (down), and read nothing either."""
+        if up:
+            self._up.clear()
+        if down:
+            self._down.clear()
+
+    def resume(self) -> None:
+        """Pass everything on again, what was held up first."""
+        self._up.set()
+        self._down.set()
+
+    def partition(self, *, swallow: bool) -> None:
+        """Let nothing through on any connection, for good; new ones are taken and mute.
+
+        What is sent into it is swallowed, or left where it is: who sends feels that.
+        """
+        self._partitioned = True
+        self._swallow = swallow
+        for link in self._links:
+            link.cut = True
+
+    def heal(self) -> None:
+        """Pass new connections on again. Those that were cut off stay mute."""
+        self._partitioned = False
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._links)
+
+    async def serve(self) -> None:
+        """Take connections until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            device, _ = await loop.sock_accept(self._listener)
+            self.accepted += 1
+            link = _Link(self.budget())
+            link.cut = self._partitioned
+            task = self._links[link] = loop.create_task(self._carry(link, device))
+            task.add_done_callback(lambda done, link=link: self._over(link, done))  # type: ignore[misc]  # its default binds this link
+
+    async def close(self) -> None:
+        """End all connections and stop to listen."""
+        tasks = list(self._links.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._listener.close()
+
+    def _over(self, link: _Link, task: "asyncio.Task[None]") -> None:
+        del self._links[link]
+        if not task.cancelled():
+            # A fault of the proxy's own must not pass for one of the network.
+            task.result()
+
+    async def _carry(self, link: _Link, device: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        server = socket.socket()
+        with device, server:
+            for each in (device, server):
+                each.setblocking(False)  # noqa: FBT003 - it has no keyword
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            for each in (device, server):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                if not link.cut:
+                    await loop.sock_connect(server, self.target)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._pass(link, device, server, self._up))
+                    if not link.cut:
+                        group.create_task(self._pass(link, server, device, self._down))
+            except* (_ResetError, OSError) as error:
+                early = not link.carried or not error.subgroup(_ResetError)
+                self.resets["early" if early else "later"] += 1
+                for each in (device, server):
+                    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABRUPT)
+
+    async def _pass(
+        self, link: _Link, source: socket.socket, sink: socket.socket, flowing: asyncio.Event
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await flowing.wait()
+            data = await loop.sock_recv(source, CHUNK)
+            # What was read when the network stalled is held up like the rest.
+            await flowing.wait()
+            if late := self.delay():
+                await asyncio.sleep(late)
+            if link.cut:
+                if data and self._swallow:
+                    continue
+                # The end of one side is not seen by the other either.
+                await asyncio.Future()
+            if not data:
+                with contextlib.suppress(OSError):
+                    sink.shutdown(socket.SHUT_WR)
+                return
+            allowed = link.allow(len(data))
+            await loop.sock_sendall(sink, data[:allowed])
+            if allowed < len(data):
+                raise _ResetError
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[Proxy]:
+    """Run a proxy to where `url` leads for the length of a block."""
+    address = urlsplit(url)
+    assert address.hostname is not None
+    assert address.port is not None
+    proxy = Proxy((address.hostname, address.port))
+    serving = asyncio.get_running_loop().create_task(proxy.serve())
+    try:
+        yield proxy
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+        await proxy.close()
