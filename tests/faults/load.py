@@ -56,6 +56,7 @@ class Load:
         self.go = go
         """Whether the emitters may send anything at the moment."""
         self.emitters = list(emitters)
+        self.chance = self.emitters[0].chance
         self.watchers = watchers
         self.calm = False
         """Whether the emitters have been told to emit nothing more."""
@@ -79,6 +80,18 @@ class Load:
         """Wait until so many more events were answered as durable."""
         enough = self.answered + count
         await eventually(lambda: self.answered >= enough, within=PATIENCE)
+
+    async def more_transient(self, count: int) -> None:
+        """Wait until so many more transient events were answered, and any arrived."""
+        enough, arrived = self.transient + count, self.arrived
+        await eventually(
+            lambda: self.transient >= enough and self.arrived > arrived, within=PATIENCE
+        )
+
+    @property
+    def arrived(self) -> int:
+        """How many transient events devices were told."""
+        return sum(len(watcher.place.transient) for watcher in self.watchers)
 
     async def still(self) -> None:
         """Have the emitters emit nothing more, and wait until each has its last answer."""
@@ -126,15 +139,17 @@ async def load(
     emitters: int = 6,
     pads: Sequence[int] = PADS,
     unrest: bool = True,
+    held: bool = False,
 ) -> AsyncIterator[Load]:
     """Put a service under load for the length of a block.
 
     With ``unrest`` devices drop their connections now and then, reset them, or don't read
-    for a moment.
+    for a moment. If it is ``held``, nothing is emitted before ``go`` is set.
     """
     chance = random.Random(20260131)  # noqa: S311 - chaos that can be repeated, no secret
     go = asyncio.Event()
-    go.set()
+    if not held:
+        go.set()
     names = [f"user-{number}" for number in range(users)]
     work = Load(
         service,

@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from faults.backends import Answer, BackEnd
 from processes import PATIENCE, environment
 from support import eventually
 
@@ -27,6 +29,9 @@ SETTINGS = {
     "server.drain": "500ms",
 }
 """What every service here is run with: it keeps all events, and bounds no device's connects."""
+
+GIVEN_UP = "the event log can't be relied on, exiting; a restart reads what is on disk"
+"""What a server says last that has met something after which it can't trust its log."""
 
 
 def free_port(chance: random.Random) -> int:
@@ -101,10 +106,41 @@ class Service:
         await eventually(lambda: self.entries("listening") or self.ended)
         assert self.entries("listening"), self.output()
 
-    async def fail_to_start(self) -> tuple[int, str]:
-        """Start a process that ends by itself; return its exit code and all that it wrote."""
+    async def refusal(self) -> str:
+        """Start a process that can't use its log, and return the one line that says why."""
         await self._spawn()
-        return await self.wait(), self.output()
+        code, said = await self.wait(), self.output()
+        assert code == 1, said
+        assert said.count("\n") == 1, said
+        head = f"archibald-rt: log {self.log}: "
+        assert said.startswith(head), said
+        return said.removeprefix(head).rstrip()
+
+    async def breakdown(self) -> str:
+        """Wait for the process to give its log up; return the reason that it gave."""
+        code = await self.wait()
+        assert code == 1, self.output()
+        (entry,) = self.entries(GIVEN_UP)
+        assert entry["level"] == "critical"
+        return str(entry["reason"])
+
+    async def ready(self) -> Answer:
+        """Return what the server says of its readiness."""
+        back_end = BackEnd(self.public_url)
+        try:
+            return await back_end.request("GET", "/readyz")
+        finally:
+            back_end.close()
+
+    async def until_ready(self) -> float:
+        """Wait until the server says that it is ready; return how many seconds that took."""
+        began = time.monotonic()
+
+        async def is_ready() -> bool:
+            return (await self.ready()).status == 200
+
+        await eventually(is_ready)
+        return time.monotonic() - began
 
     @property
     def ended(self) -> bool:
