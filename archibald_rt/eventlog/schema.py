@@ -20,6 +20,7 @@ EVERYBODY = b""
 
 _MAGIC = b"SQLite format 3\x00"
 _WAL_KEPT = 64 * 1024 * 1024
+_LONGEST_WAIT_MS = 250
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "another program holds it",
     sqlite3.SQLITE_CANTOPEN: "check that the folder and the file may be written",
@@ -167,6 +168,9 @@ def _configure(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
     connection.execute("SELECT seq FROM commits ORDER BY seq DESC LIMIT 1").fetchone()
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    # While it serves, everything emitted waits behind a commit that waits for another program
+    # (a shell, a tool that looks at the file), transient events as well.
+    connection.execute(f"PRAGMA busy_timeout = {_LONGEST_WAIT_MS}")
 
 
 def _is_blank(path: Path) -> bool:

@@ -83,6 +83,7 @@ def check_writer(connection: sqlite3.Connection) -> None:
     assert pragma(connection, "application_id") == schema.APPLICATION_ID == 0x41525431
     assert pragma(connection, "user_version") == schema.VERSION == 1
     assert pragma(connection, "journal_size_limit") == 64 * 2**20
+    assert pragma(connection, "busy_timeout") == 250
 
 
 def test_the_writer_syncs_every_commit_whether_the_file_is_new_or_not(path: Path) -> None:
