@@ -70,6 +70,8 @@ class Emitter:
         """Whether to emit nothing more."""
         self.done = False
         """Whether it does not, and has its last answer."""
+        self.waiting = False
+        """Whether it has sent a request and has no answer yet."""
         self.longest = 0.0
         """How many seconds the slowest answer took."""
         self.users = users
@@ -82,7 +84,7 @@ class Emitter:
         """Emit until it is calm."""
         try:
             while not self.calm:
-                await self._next()
+                await self.emit()
         finally:
             self.done = True
             self._back_end.close()
@@ -92,6 +94,7 @@ class Emitter:
         await self.go.wait()
         loop = asyncio.get_running_loop()
         began = loop.time()
+        self.waiting = True
         try:
             answer = await self._back_end.request(
                 "POST", f"/internal/{path}", msgspec.json.encode(body)
@@ -99,6 +102,8 @@ class Emitter:
         except _CUT:
             self.statuses[NO_ANSWER] += 1
             return None
+        finally:
+            self.waiting = False
         self.longest = max(self.longest, loop.time() - began)
         self.statuses[answer.status] += 1
         if answer.status not in {200, 503, 504}:
@@ -109,30 +114,31 @@ class Emitter:
 
     async def say_last(self) -> int:
         """Send everybody a last durable event, until it is answered; return its seq."""
-        item = self._item(self.users, durable=True, key=True)
+        item = self.item(self.users, durable=True, key=True)
         await self._insist("broadcast", item, [item])
         self._back_end.close()
         return max(seq_of(cursor) for cursor in self.answered)
 
-    async def _next(self) -> None:
+    async def emit(self) -> None:
+        """Emit the next thing, and see to it that it is answered if it has a key."""
         chosen = self.chance.random()
         user = self.chance.choice(self.users)
         if chosen < 0.02:
-            item = self._item(self.users, durable=True, key=True)
+            item = self.item(self.users, durable=True, key=True)
             await self._insist("broadcast", item, [item])
         elif chosen < 0.2:
-            item = self._item([user], durable=chosen < 0.1, key=False)
-            await self._once({"userId": user, **item}, item)
+            item = self.item([user], durable=chosen < 0.1, key=False)
+            await self.once({"userId": user, **item}, item)
         elif chosen < 0.3:
             several = self.chance.sample(self.users, min(3, len(self.users)))
-            item = self._item(several, durable=True, key=True)
+            item = self.item(several, durable=True, key=True)
             await self._insist("emit", {"userIds": several, **item}, [item] * len(several))
         else:
             await self._batch([user, user, user, user, self.chance.choice(self.users)])
 
     async def _batch(self, users: Sequence[str]) -> None:
         batch = [
-            {"userId": user, **self._item([user], durable=durable, key=durable)}
+            {"userId": user, **self.item([user], durable=durable, key=durable)}
             for user, durable in zip(users, (True, False, False, True, True), strict=True)
         ]
         self.batches.append(
@@ -141,7 +147,8 @@ class Emitter:
         results = await self._insist("emit", batch, batch)
         self.keyed = (batch[0], results[0]["id"])
 
-    def _item(self, users: Sequence[str], *, durable: bool, key: bool) -> dict[str, Any]:
+    def item(self, users: Sequence[str], *, durable: bool, key: bool) -> dict[str, Any]:
+        """Make an emission, without whom it is for."""
         number = len(self.sent)
         uid = f"{self.name}-{number}"
         pad = "x" * self.chance.choice(self._pads)
@@ -150,7 +157,8 @@ class Emitter:
         item = {"type": "E", "durable": durable, "payload": msgspec.Raw(payload)}
         return {**item, "key": uid} if key else item
 
-    async def _once(self, body: object, item: Mapping[str, Any]) -> None:
+    async def once(self, body: object, item: Mapping[str, Any]) -> None:
+        """Send an emission once, and give it up where it isn't accepted."""
         answer = await self.request(body)
         if answer is None or answer.status == 504:
             return
@@ -190,6 +198,17 @@ class Emitter:
                 self.duplicates += result["duplicate"]
             else:
                 self.transient += 1
+
+
+class Chatterer(Emitter):
+    """A back end that emits nothing but what is transient."""
+
+    async def emit(self) -> None:
+        """Emit a transient event to one user."""
+        user = self.chance.choice(self.users)
+        item = self.item([user], durable=False, key=False)
+        await self.once({"userId": user, **item}, item)
+        await asyncio.sleep(_PAUSE)
 
 
 def uid_of(payload: msgspec.Raw | bytes) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from faults.devices import Follower, Place, read_message
-from faults.emitters import NO_ANSWER, Emitter
+from faults.emitters import NO_ANSWER, Chatterer, Emitter
 from faults.service import Service
 from support import eventually
 
@@ -51,13 +51,16 @@ class Load:
         emitters: Sequence[Emitter],
         watchers: Sequence[Watcher],
         go: asyncio.Event,
+        follow: Callable[[Watcher], None],
     ) -> None:
         self.service = service
+        self.users = emitters[0].users
         self.go = go
-        """Whether the emitters may send anything at the moment."""
+        """Whether the emitters may send anything at the moment; see `hold`."""
         self.emitters = list(emitters)
         self.chance = self.emitters[0].chance
-        self.watchers = watchers
+        self.watchers = list(watchers)
+        self._follow = follow
         self.calm = False
         """Whether the emitters have been told to emit nothing more."""
 
@@ -88,10 +91,28 @@ class Load:
             lambda: self.transient >= enough and self.arrived > arrived, within=PATIENCE
         )
 
+    async def refused(self, count: int) -> None:
+        """Wait until so many more requests were answered 503."""
+        enough = self.statuses[503] + count
+        await eventually(lambda: self.statuses[503] >= enough, within=PATIENCE)
+
+    async def join(self, watcher: Watcher) -> None:
+        """Let one more device follow to the end, and wait until it is live."""
+        self.watchers.append(watcher)
+        self._follow(watcher)
+        await eventually(lambda: watcher.place.live, within=PATIENCE)
+
     @property
     def arrived(self) -> int:
         """How many transient events devices were told."""
         return sum(len(watcher.place.transient) for watcher in self.watchers)
+
+    async def hold(self) -> None:
+        """Have nothing sent until ``go`` is set again; returns when nothing is on its way."""
+        self.go.clear()
+        await eventually(
+            lambda: not any(emitter.waiting for emitter in self.emitters), within=PATIENCE
+        )
 
     async def still(self) -> None:
         """Have the emitters emit nothing more, and wait until each has its last answer."""
@@ -151,19 +172,26 @@ async def load(
     if not held:
         go.set()
     names = [f"user-{number}" for number in range(users)]
-    work = Load(
-        service,
-        [
-            Emitter(service.internal_url, f"e{number}", names, chance, pads=pads, go=go)
-            for number in range(emitters)
-        ],
-        [Watcher(lambda: service.public_url, name) for name in names * devices_each],
-        go,
-    )
+    url = service.internal_url
     tasks: list[asyncio.Task[None]] = []
     async with asyncio.TaskGroup() as group:
+
+        def follow(watcher: Watcher) -> None:
+            tasks.append(group.create_task(watcher.follow()))
+
+        work = Load(
+            service,
+            [
+                Chatterer(url, "chat", names, chance, pads=pads, go=go),
+                *(Emitter(url, f"e{n}", names, chance, pads=pads, go=go) for n in range(emitters)),
+            ],
+            [Watcher(lambda: service.public_url, name) for name in names * devices_each],
+            go,
+            follow,
+        )
         try:
-            tasks += [group.create_task(watcher.follow()) for watcher in work.watchers]
+            for watcher in work.watchers:
+                follow(watcher)
             await eventually(lambda: all(watcher.place.live for watcher in work.watchers))
             tasks += [group.create_task(emitter.run()) for emitter in work.emitters]
             if unrest:

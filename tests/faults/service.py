@@ -102,13 +102,26 @@ class Service:
 
     async def start(self) -> None:
         """Start a process and wait until it listens."""
-        await self._spawn()
+        await self._spawn(self._new_stderr())
         await eventually(lambda: self.entries("listening") or self.ended)
         assert self.entries("listening"), self.output()
 
+    async def start_mute(self, stderr: Path) -> None:
+        """Start a process whose stderr can't be read, and wait until it is ready."""
+        await self._spawn(stderr)
+
+        async def is_ready() -> bool:
+            assert not self.ended
+            try:
+                return (await self.ready()).status == 200
+            except OSError:
+                return False
+
+        await eventually(is_ready)
+
     async def refusal(self) -> str:
         """Start a process that can't use its log, and return the one line that says why."""
-        await self._spawn()
+        await self._spawn(self._new_stderr())
         code, said = await self.wait(), self.output()
         assert code == 1, said
         assert said.count("\n") == 1, said
@@ -190,7 +203,11 @@ class Service:
             self.process.kill()
             await self.wait()
 
-    async def _spawn(self) -> None:
+    def _new_stderr(self) -> Path:
+        self._stderr = self.folder / f"stderr-{self.starts}"
+        return self._stderr
+
+    async def _spawn(self, stderr: Path) -> None:
         assert self.ended, "it runs already"
         settings = {
             f"ARCHIBALD_RT_{name.upper().replace('.', '_')}": text
@@ -198,10 +215,8 @@ class Service:
         }
         ports = {f"ARCHIBALD_RT_{name.upper()}_PORT": str(n) for name, n in self._ports.items()}
         extra = {**settings, **ports, "ARCHIBALD_RT_LOG_PATH": str(self.log), **self.environment}
-        # Of its own, since a process before it may have left a control channel to the old one.
-        self._stderr = self.folder / f"stderr-{self.starts}"
         self.starts += 1
-        with self._stderr.open("wb") as stderr:
+        with stderr.open("wb") as written:
             # Waiting for a process would hold the loop up, and with it all devices.
             self.process = await asyncio.to_thread(
                 subprocess.Popen,
@@ -209,5 +224,5 @@ class Service:
                 cwd=self.folder,
                 env=environment(self.folder, extra),
                 stdout=subprocess.DEVNULL,
-                stderr=stderr,
+                stderr=written,
             )
