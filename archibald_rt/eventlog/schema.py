@@ -176,14 +176,23 @@ def _configure(connection: sqlite3.Connection) -> None:
 def _is_blank(path: Path) -> bool:
     """Whether there is nothing at `path` yet, or only what a crash left of making it.
 
-    Looks without writing. Raises `LogOpenError` for a file that holds something else.
+    Looks without writing. Raises `LogOpenError` for a file that holds something else, and
+    where only the write-ahead log of a file is left, which SQLite would throw away.
     """
     try:
         with path.open("rb") as file:
             header = file.read(len(_MAGIC))
     except FileNotFoundError:
-        return True
+        header = b""
     if not header:
+        # Making a log never leaves this: the file is synced before it has a write-ahead log.
+        place = path.resolve()
+        wal = place.with_name(place.name + "-wal")
+        if wal.exists() and wal.stat().st_size:
+            raise LogOpenError(
+                f"log {path}: nothing is in it, but {wal.name} holds what was committed last; "
+                "put the file back, or move both away to begin a new log"
+            )
         return True
     if header != _MAGIC:
         raise LogOpenError(f"log {path}: not a SQLite file; check [log] path")

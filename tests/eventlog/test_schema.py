@@ -275,6 +275,28 @@ async def test_a_log_that_was_cut_short_is_refused(path: Path) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("emptied", [True, False], ids=["emptied", "gone"])
+async def test_a_write_ahead_log_whose_file_is_lost_is_not_thrown_away(
+    path: Path, *, emptied: bool
+) -> None:
+    await filled(path)
+    wal = path.with_name(path.name + "-wal")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE meta SET value = 'x' WHERE name = 'epoch'")
+        connection.commit()
+        kept = wal.read_bytes()
+    path.unlink()
+    if emptied:
+        path.touch()
+    wal.write_bytes(kept)
+    assert f"{wal.name} holds" in await refusal(path)
+    assert wal.read_bytes() == kept
+    assert path.exists() is emptied
+    if emptied:
+        assert path.read_bytes() == b""
+
+
+@pytest.mark.gen_test
 async def test_a_folder_is_refused(path: Path) -> None:
     path.mkdir()
     assert "irectory" in await refusal(path)
