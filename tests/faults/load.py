@@ -151,6 +151,19 @@ class Load:
         )
 
 
+async def told(service: Service, watcher: Watcher) -> Witness:
+    """Connect a device once more where one stands; return what it is told until it is live."""
+    device = Watcher(lambda: service.public_url, watcher.place.user)
+    device.place.cursor = watcher.place.cursor
+    following = asyncio.get_running_loop().create_task(device.follow())
+    try:
+        await eventually(lambda: device.place.live)
+    finally:
+        device.leave()
+        await following
+    return device.witness
+
+
 @asynccontextmanager
 async def load(
     service: Service,
