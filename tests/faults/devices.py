@@ -24,7 +24,6 @@ PAUSE = 0.05
 """For how many seconds a device that was refused or cut off waits before it comes back."""
 
 _TEXT, _CLOSE, _PING, _PONG = 0x1, 0x8, 0x9, 0xA
-_ABRUPT = struct.pack("ii", 1, 0)
 
 
 class Message(msgspec.Struct, gc=False):
@@ -63,6 +62,11 @@ def request_for(query: dict[str, str], *, v2: bool = True) -> bytes:
 def masked(opcode: int, data: bytes) -> bytes:
     """Return a short frame as clients send them; a mask of zeros is one too."""
     return bytes((0x80 | opcode, 0x80 | len(data))) + bytes(4) + data
+
+
+def abrupt(sock: socket.socket) -> None:
+    """Let a socket that is closed send a RST, and throw away what is unsent."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Connection(asyncio.Protocol):
@@ -173,9 +177,7 @@ class Connection(asyncio.Protocol):
     def reset(self) -> None:
         """End the connection by a RST."""
         assert self._transport is not None
-        self._transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, _ABRUPT
-        )
+        abrupt(self._transport.get_extra_info("socket"))
         self._transport.abort()
 
 
@@ -304,10 +306,14 @@ class Follower:
         self._buffer = buffer
         self._silence = silence
         self._leaving = False
+        self.free = asyncio.Event()
+        """Whether it may connect; set at first."""
+        self.free.set()
 
     async def follow(self) -> None:
         """Connect, and connect again, until told to leave."""
         while not self._leaving:
+            await self.free.wait()
             try:
                 await self._once()
             except OSError:

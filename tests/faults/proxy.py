@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import socket
-import struct
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
+
+from faults.devices import abrupt
 
 CHUNK = 16 * 1024
 """How many bytes are passed on at a time."""
@@ -15,53 +15,65 @@ CHUNK = 16 * 1024
 BUFFER = 8 * 1024
 """The receive buffers of the proxy's sockets: who sends feels early that nothing is read."""
 
-_ABRUPT = struct.pack("ii", 1, 0)
-"""``SO_LINGER`` with which closing sends a RST and throws away what is unsent."""
-
 
 class _ResetError(Exception):
     """The network resets this connection."""
 
 
-class _Link:
-    """One connection through the proxy."""
+class _Way:
+    """One direction of a connection."""
 
-    def __init__(self, budget: int | None) -> None:
-        self.budget = budget
-        """How many bytes, of both directions together, it carries before it is reset."""
-        self.cut = False
-        """Whether nothing gets through it any more, for good."""
+    def __init__(self, flowing: asyncio.Event) -> None:
+        self.flowing = flowing
         self.carried = 0
+        self._bound: int | None = None
+
+    def bound(self, budget: "Budget | None") -> None:
+        """Have the connection reset after so many more bytes of this direction."""
+        self._bound = None if budget is None else self.carried + budget()
 
     def allow(self, count: int) -> int:
         """Return how many of `count` bytes are still passed on."""
-        if self.budget is not None:
-            count = min(count, self.budget - self.carried)
+        if self._bound is not None:
+            count = min(count, self._bound - self.carried)
         self.carried += count
         return count
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(self, up: _Way, down: _Way) -> None:
+        self.up = up
+        self.down = down
+        self.cut = False
+        """Whether nothing gets through it any more, for good."""
+
+
+Budget = Callable[[], int]
+"""Says after how many bytes a connection is to be reset."""
 
 
 class Proxy:
     """Passes connections on to `target` until it is told to behave otherwise.
 
-    ``budget`` is asked for each new connection how many bytes it carries before it is reset
-    (None: no bound), ``delay`` for each chunk how many seconds late it is.
+    ``delay`` is asked for each chunk how many seconds late it is.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
-        self.budget: Callable[[], int | None] = lambda: None
         self.delay: Callable[[], float] = lambda: 0.0
         self.accepted = 0
         """How many connections were taken."""
-        self.resets: Counter[str] = Counter()
-        """How many were reset: ``early`` (nothing came back yet) or ``later``."""
+        self.resets = 0
+        """How many of them were reset by the network."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self._listener.setblocking(False)  # noqa: FBT003 - it has no keyword
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._links: dict[_Link, asyncio.Task[None]] = {}
         self._up, self._down = asyncio.Event(), asyncio.Event()
+        self._budgets: tuple[Budget | None, Budget | None] = None, None
         self._partitioned = False
         self._swallow = True
         self.resume()
@@ -77,6 +89,16 @@ class Proxy:
         """Pass everything on again, what was held up first."""
         self._up.set()
         self._down.set()
+
+    def reset_after(self, up: Budget | None = None, down: Budget | None = None) -> None:
+        """Reset connections, those there are and new ones, after so many bytes either way.
+
+        Without a budget for any direction no connection is reset any more.
+        """
+        self._budgets = up, down
+        for link in self._links:
+            link.up.bound(up)
+            link.down.bound(down)
 
     def partition(self, *, swallow: bool) -> None:
         """Let nothing through on any connection, for good; new ones are taken and mute.
@@ -103,7 +125,9 @@ class Proxy:
         while True:
             device, _ = await loop.sock_accept(self._listener)
             self.accepted += 1
-            link = _Link(self.budget())
+            link = _Link(_Way(self._up), _Way(self._down))
+            for way, budget in zip((link.up, link.down), self._budgets, strict=True):
+                way.bound(budget)
             link.cut = self._partitioned
             task = self._links[link] = loop.create_task(self._carry(link, device))
             task.add_done_callback(lambda done, link=link: self._over(link, done))  # type: ignore[misc]  # its default binds this link
@@ -135,24 +159,24 @@ class Proxy:
                 if not link.cut:
                     await loop.sock_connect(server, self.target)
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._pass(link, device, server, self._up))
+                    group.create_task(self._pass(link, link.up, device, server))
                     if not link.cut:
-                        group.create_task(self._pass(link, server, device, self._down))
+                        group.create_task(self._pass(link, link.down, server, device))
             except* (_ResetError, OSError) as error:
-                early = not link.carried or not error.subgroup(_ResetError)
-                self.resets["early" if early else "later"] += 1
+                # One side's own reset is passed on, but is none of the network's.
+                self.resets += error.subgroup(_ResetError) is not None
                 for each in (device, server):
-                    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABRUPT)
+                    abrupt(each)
 
     async def _pass(
-        self, link: _Link, source: socket.socket, sink: socket.socket, flowing: asyncio.Event
+        self, link: _Link, way: _Way, source: socket.socket, sink: socket.socket
     ) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await flowing.wait()
+            await way.flowing.wait()
             data = await loop.sock_recv(source, CHUNK)
             # What was read when the network stalled is held up like the rest.
-            await flowing.wait()
+            await way.flowing.wait()
             if late := self.delay():
                 await asyncio.sleep(late)
             if link.cut:
@@ -164,7 +188,7 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     sink.shutdown(socket.SHUT_WR)
                 return
-            allowed = link.allow(len(data))
+            allowed = way.allow(len(data))
             await loop.sock_sendall(sink, data[:allowed])
             if allowed < len(data):
                 raise _ResetError
