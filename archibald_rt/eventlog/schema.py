@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from archibald_rt.errors import LogOpenError
 
@@ -91,19 +93,28 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold the log at `path` for this process alone.
 
     Two writers would give the same seqs, and SQLite before 3.51.3 can corrupt a WAL that two
-    connections checkpoint at once. The lock is on a file beside the log, since closing
-    a second descriptor of the log itself would drop SQLite's own locks. Raises `LogOpenError`.
+    connections checkpoint at once. The lock is on a file beside the log, since it has to be
+    held before there is one, and on the log itself, which may have several names (hard links)
+    and then has a WAL for each. Raises `LogOpenError`, also where only the WAL of a log is
+    left, which SQLite would throw away.
     """
-    with _explained(path):
+    with _explained(path), contextlib.ExitStack() as locks:
         path.parent.mkdir(parents=True, exist_ok=True)
         # By one name, however many links lead to it.
         place = path.resolve()
-        lock = place.with_name(place.name + ".lock").open("wb")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LogOpenError(f"log {path}: another server is running on it") from None
+        _lock(path, locks.enter_context(place.with_name(place.name + ".lock").open("wb")))
+        wal = place.with_name(place.name + "-wal")
+        # Making a log never leaves this: the file is synced before it has a WAL.
+        if _is_empty(place) and not _is_empty(wal):
+            raise LogOpenError(
+                f"log {path}: nothing is in it, but {wal.name} holds what was committed last; "
+                "put the file back, or move both away to begin a new log"
+            )
+        log = os.open(place, os.O_RDONLY | os.O_CREAT, 0o644)
+        # Open until the end: closing it would drop SQLite's own locks on the file.
+        _lock(path, locks.enter_context(os.fdopen(log, "rb")))
+        held = locks.pop_all()
+    with held:
         yield
 
 
@@ -148,6 +159,17 @@ def new_epoch() -> str:
     return secrets.token_hex(6)
 
 
+def _lock(path: Path, file: IO[bytes]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LogOpenError(f"log {path}: another server is running on it") from None
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size == 0
+
+
 def _create(connection: sqlite3.Connection) -> None:
     # auto_vacuum has an effect only before the first table.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -176,23 +198,14 @@ def _configure(connection: sqlite3.Connection) -> None:
 def _is_blank(path: Path) -> bool:
     """Whether there is nothing at `path` yet, or only what a crash left of making it.
 
-    Looks without writing. Raises `LogOpenError` for a file that holds something else, and
-    where only the write-ahead log of a file is left, which SQLite would throw away.
+    Looks without writing. Raises `LogOpenError` for a file that holds something else.
     """
     try:
         with path.open("rb") as file:
             header = file.read(len(_MAGIC))
     except FileNotFoundError:
-        header = b""
+        return True
     if not header:
-        # Making a log never leaves this: the file is synced before it has a write-ahead log.
-        place = path.resolve()
-        wal = place.with_name(place.name + "-wal")
-        if wal.exists() and wal.stat().st_size:
-            raise LogOpenError(
-                f"log {path}: nothing is in it, but {wal.name} holds what was committed last; "
-                "put the file back, or move both away to begin a new log"
-            )
         return True
     if header != _MAGIC:
         raise LogOpenError(f"log {path}: not a SQLite file; check [log] path")
