@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from faults.backends import Account, BackEnd
 from faults.devices import Place, connect
@@ -43,6 +44,15 @@ class Gauge:
             found.append(await self.emit())
             await asyncio.sleep(pause)
         return found
+
+    async def stats(self) -> Any:
+        """Return the server's own figures."""
+        return await self._back_end.get("/internal/stats")
+
+    async def alone(self) -> bool:
+        """Whether its device is the only one there is."""
+        connections: int = (await self.stats())["connections"]["total"]
+        return connections == 1
 
     def take(self, text: bytes) -> None:
         """Take what the device is told."""

@@ -13,7 +13,7 @@ CHUNK = 16 * 1024
 """How many bytes are passed on at a time."""
 
 BUFFER = 8 * 1024
-"""The receive buffers of the proxy's sockets: who sends feels early that nothing is read."""
+"""How large receive buffers are, so that who sends feels early that nothing is read."""
 
 
 class _ResetError(Exception):
@@ -57,11 +57,13 @@ Budget = Callable[[], int]
 class Proxy:
     """Passes connections on to `target` until it is told to behave otherwise.
 
-    ``delay`` is asked for each chunk how many seconds late it is.
+    It reads ``chunk`` bytes at a time; ``delay`` is asked for each chunk how many seconds late
+    it is. The receive buffers of its sockets are of ``buffer`` bytes, None is the system's.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], *, buffer: int | None = BUFFER) -> None:
         self.target = target
+        self.chunk = CHUNK
         self.delay: Callable[[], float] = lambda: 0.0
         self.accepted = 0
         """How many connections were taken."""
@@ -69,7 +71,8 @@ class Proxy:
         """How many of them were reset by the network."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self._listener.setblocking(False)  # noqa: FBT003 - it has no keyword
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        self._buffer = buffer
+        self._bound(self._listener)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._links: dict[_Link, asyncio.Task[None]] = {}
         self._up, self._down = asyncio.Event(), asyncio.Event()
@@ -146,13 +149,17 @@ class Proxy:
             # A fault of the proxy's own must not pass for one of the network.
             task.result()
 
+    def _bound(self, sock: socket.socket) -> None:
+        if self._buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
+
     async def _carry(self, link: _Link, device: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         server = socket.socket()
         with device, server:
             for each in (device, server):
                 each.setblocking(False)  # noqa: FBT003 - it has no keyword
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            self._bound(server)
             for each in (device, server):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
@@ -174,7 +181,7 @@ class Proxy:
         loop = asyncio.get_running_loop()
         while True:
             await way.flowing.wait()
-            data = await loop.sock_recv(source, CHUNK)
+            data = await loop.sock_recv(source, self.chunk)
             # What was read when the network stalled is held up like the rest.
             await way.flowing.wait()
             if late := self.delay():
@@ -195,12 +202,12 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(url: str) -> AsyncIterator[Proxy]:
+async def proxied(url: str, *, buffer: int | None = BUFFER) -> AsyncIterator[Proxy]:
     """Run a proxy to where `url` leads for the length of a block."""
     address = urlsplit(url)
     assert address.hostname is not None
     assert address.port is not None
-    proxy = Proxy((address.hostname, address.port))
+    proxy = Proxy((address.hostname, address.port), buffer=buffer)
     serving = asyncio.get_running_loop().create_task(proxy.serve())
     try:
         yield proxy

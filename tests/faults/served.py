@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 from faults.service import Service
@@ -47,12 +48,14 @@ class Process:
 
 
 def faults_in(output: str) -> list[str]:
-    """Return the errors among log lines, and what is no log line."""
-    return [
-        line
-        for line in output.splitlines()
-        if line[:1] != "{" or json.loads(line)["level"] in {"error", "critical"}
-    ]
+    """Return the errors among log lines, and what is no log line; a 503 is no fault."""
+    found = []
+    for text in output.splitlines():
+        line = json.loads(text) if text[:1] == "{" else {"level": "critical"}
+        refused = line.get("status") == HTTPStatus.SERVICE_UNAVAILABLE
+        if line["level"] in {"error", "critical"} and not refused:
+            found.append(text)
+    return found
 
 
 @asynccontextmanager

@@ -48,14 +48,10 @@ async def test_a_day_of_connects_and_drops_leaves_nothing_behind(
             [{"userId": "behind", "type": "E", "payload": "x" * 500} for _ in range(BACKLOG)]
         )
 
-        async def alone() -> bool:
-            stats = await back_end.get("/internal/stats")
-            return bool(stats["connections"]["total"] == 1)
-
         churn = Churn(service.public_url, "behind", chance)
         await churn.visits(WARM_UP)
         await steady.emit()
-        await eventually(alone)
+        await eventually(steady.alone)
         memory, descriptors = process.memory(), process.descriptors()
         churn.done.clear()
         began = time.monotonic()
@@ -63,7 +59,7 @@ async def test_a_day_of_connects_and_drops_leaves_nothing_behind(
         latencies = await steady.during(lambda: not day.done())
         await day
         took = time.monotonic() - began
-        await eventually(alone)
+        await eventually(steady.alone)
         await eventually(lambda: process.descriptors() <= descriptors)
         grown = process.memory() - memory
     assert not churn.wrong
