@@ -1,14 +1,19 @@
 """The two ends of a session, as it sees them: the hub's feed and the device's outbox."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from archibald_rt.budget import Budget
 from archibald_rt.events import Event
 
 
 class Outbox(Protocol):
     """Where a session writes: bounded, and emptied by the socket."""
+
+    budget: Budget
+    """Where it counts what it keeps."""
 
     @property
     def size(self) -> int:
@@ -20,8 +25,12 @@ class Outbox(Protocol):
     def push(self, data: bytes) -> None:
         """Put data in whether it fits or not: for what is small, or was made to fit."""
 
-    async def room(self) -> None:
-        """Wait until there is room for a page."""
+    def room(self, wanted: int) -> AbstractAsyncContextManager[int]:
+        """Wait until there is room for a page and have it for a block; ends without waiting.
+
+        Gives how many bytes the page may have: as many as are wanted, or less. A page may have
+        one event more than that.
+        """
 
 
 class Feed(Protocol):

@@ -10,6 +10,8 @@ import termios
 import structlog
 from tornado.iostream import IOStream, StreamClosedError
 
+from archibald_rt.budget import Bounded, Budget
+
 CHUNK = 16 * 1024
 """How much is left to the stream at a time once the kernel takes no more.
 
@@ -27,6 +29,8 @@ With its defaults it takes 3.7 MiB and then nothing for two minutes from a healt
 _LAST_DATA_RECEIVED = 52
 
 
+_NOTHING = memoryview(b"")
+
 _logger = structlog.stdlib.get_logger("archibald_rt.outbox")
 
 
@@ -42,10 +46,11 @@ class Tick:
     def add(self, outbox: "Outbox") -> None:
         """Have an outbox flushed."""
         if not self._dirty:
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._dirty.append(outbox)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Flush them now; those that are written to afterwards have their turn as well."""
         dirty, self._dirty = self._dirty, []
         for outbox in dirty:
             try:
@@ -56,44 +61,37 @@ class Tick:
                 outbox.fail()
 
 
-class Outbox:
+class Outbox(Bounded):
     """The bytes on their way to one device.
 
     ``limit`` bounds what `offer` takes, in bytes; 0 is no bound. It writes whole frames in
     the order they were put in, and nobody else may write to the stream as long as it is used.
+    It is to be closed when the connection has ended, or the budget never gets back what it kept.
     """
 
-    def __init__(self, stream: IOStream, tick: Tick, *, limit: int) -> None:
+    def __init__(self, stream: IOStream, tick: Tick, budget: Budget, *, limit: int) -> None:
+        super().__init__(budget, limit=limit)
         self._stream = stream
         self._tick = tick
-        self._limit = limit
-        self._low = limit // 4
         # A send straight on the socket skips what the stream does for every write; TLS can't.
         self._direct = stream.socket if not isinstance(stream.socket, ssl.SSLSocket) else None
         self._frames: list[bytes] = []
-        self._size = 0
-        self._rest = memoryview(b"")
+        self._rest = _NOTHING
+        # How much of the rest's buffer was taken and is kept all the same.
+        self._spent = 0
         self._writing = False
         self._closed = False
-        self._room: asyncio.Future[None] | None = None
         self._taken = 0
 
     @property
     def size(self) -> int:
         """How many bytes wait for the kernel to take them."""
-        return self._size
+        return self._kept - self._spent
 
     @property
     def taken(self) -> int:
         """How many bytes the kernel has taken in all."""
         return self._taken
-
-    def offer(self, data: bytes) -> bool:
-        """Put data in if it fits; says whether it did. What is empty takes anything."""
-        if self._limit and self._size and self._size + len(data) > self._limit:
-            return False
-        self.push(data)
-        return True
 
     def push(self, data: bytes) -> None:
         """Put data in whether it fits or not: for what is small, or was made to fit."""
@@ -102,7 +100,10 @@ class Outbox:
         if not self._frames and not self._writing:
             self._tick.add(self)
         self._frames.append(data)
-        self._size += len(data)
+        # Written out, and not `Budget.take`, since it is done for every delivery.
+        size = len(data)
+        self._kept += size
+        self.budget.spare -= size
 
     def flush(self) -> None:
         """Hand to the kernel what it takes. Doing it again does nothing."""
@@ -110,12 +111,6 @@ class Outbox:
             data = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
             self._frames.clear()
             self._send(memoryview(data))
-
-    async def room(self) -> None:
-        """Wait until most of it is gone, so that there is room for a page. One waiter."""
-        while self._size > self._low:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
 
     def fail(self) -> None:
         """End the connection, whose device would miss something. Its reader is told."""
@@ -125,26 +120,39 @@ class Outbox:
         """Give up what is left and take nothing more. Calling it again does nothing."""
         self._closed = True
         self._frames.clear()
-        self._rest = memoryview(b"")
-        self._size = 0
+        self._rest = _NOTHING
+        self._spent = 0
+        self._release(self._kept)
+
+    def _relieve(self) -> None:
+        """Hand to the kernel what it takes, of every outbox that was written to in this turn."""
+        self._tick.flush()
 
     def _send(self, data: memoryview) -> None:
+        sent = 0
         # While the stream itself has something to write, such as the handshake's answer, that
         # goes first.
         if self._direct is not None and not self._stream.writing():
             try:
                 sent = self._direct.send(data)
             except BlockingIOError:
-                sent = 0
+                pass
             except OSError:
                 # Reset or broken: the stream tells its reader, who ends the session.
                 self._stream.close()
                 return
-            self._took(sent)
-            data = data[sent:]
-        if data:
-            self._rest = data
-            self._write_chunk()
+        if sent == len(data):
+            self._taken += sent
+            self._release(sent + self._spent)
+            self._spent = 0
+            return
+        rest, spent = data[sent:], self._spent + sent
+        if spent >= len(rest):
+            # A view keeps the whole of what it was cut from.
+            rest, spent = memoryview(bytes(rest)), 0
+        self._took(sent, spent)
+        self._rest = rest
+        self._write_chunk()
 
     def _write_chunk(self) -> None:
         """Let the stream wait for the socket to become writable, with a piece to write."""
@@ -160,21 +168,20 @@ class Outbox:
         self._writing = False
         if self._closed or done.cancelled() or done.exception() is not None:
             return
-        self._took(size)
         # A view, even an empty one, keeps the whole of what it was cut from.
-        rest, self._rest = self._rest, memoryview(b"")
+        rest, self._rest = self._rest, _NOTHING
+        self._took(size, self._spent + size if rest else 0)
         if rest:
             self._send(rest)
         # What was put in meanwhile waits for nobody else.
         self.flush()
 
-    def _took(self, count: int) -> None:
+    def _took(self, count: int, spent: int) -> None:
+        """Count what the kernel has taken, and how much of the buffer is kept for its rest."""
         self._taken += count
-        self._size -= count
-        if self._room is not None and self._size <= self._low:
-            if not self._room.done():
-                self._room.set_result(None)
-            self._room = None
+        gone = count + self._spent - spent
+        self._spent = spent
+        self._release(gone)
 
 
 class Progress:

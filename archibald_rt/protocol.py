@@ -19,6 +19,9 @@ _encode = msgspec.json.encode
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 """The opcodes that are written (RFC 6455, section 5.2)."""
 
+FRAMING = 96
+"""How many bytes the message of an event has besides its tail, at most: frame, id, prev."""
+
 
 def frame(opcode: int, data: bytes) -> bytes:
     """Put a WebSocket frame, final and unmasked, around data (RFC 6455, section 5.2)."""

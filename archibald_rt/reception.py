@@ -10,17 +10,21 @@ import msgspec
 import structlog
 
 from archibald_rt.auth import Identity, TokenVerifier
+from archibald_rt.budget import Budget
 from archibald_rt.eventlog import EventLog
 from archibald_rt.hub import Hub
 from archibald_rt.origins import OriginPolicy, is_origin
 from archibald_rt.outbox import Outbox, Tick
-from archibald_rt.protocol import Dialect
+from archibald_rt.protocol import FRAMING, Dialect
 from archibald_rt.session import Session
 from archibald_rt.shutdown import Underway
 from archibald_rt.sweep import Sweep, Swept
 
 _PAGE_EVENTS, _PAGE_BYTES = 500, 512 * 1024
 """How large a page may be where no bound is set."""
+
+_LARGEST_EVENT = 64 * 1024
+"""How large an event is taken to be where that has no bound."""
 
 _ORIGINS_LOGGED = 1000
 """How many foreign origins are remembered as logged."""
@@ -60,6 +64,8 @@ class Tuning:
     heartbeat: float = 30.0
     stall_timeout: float = 30.0
     max_outbox: int = 1024 * 1024
+    max_outbox_total: int = 256 * 1024 * 1024
+    max_event: int = 64 * 1024
     replay_page: int = 500
     max_client_message: int = 64 * 1024
     max_connections: int = 20000
@@ -100,6 +106,8 @@ class Reception:
         self.verifier = verifier
         self.tuning = tuning
         self.tick = Tick()
+        largest = (tuning.max_event or _LARGEST_EVENT) + FRAMING
+        self.budget = Budget(limit=tuning.max_outbox_total, largest=largest)
         self.counters = Counters()
         self.draining = False
         self._origins = origins

@@ -136,6 +136,8 @@ async def running(
                 heartbeat=delivery.heartbeat,
                 stall_timeout=delivery.stall_timeout,
                 max_outbox=delivery.max_outbox,
+                max_outbox_total=delivery.max_outbox_total,
+                max_event=settings.events.max_event,
                 replay_page=delivery.replay_page,
                 max_client_message=delivery.max_client_message,
                 max_connections=allowed,

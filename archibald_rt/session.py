@@ -18,7 +18,7 @@ from archibald_rt.ends import Feed, Outbox, Resume
 from archibald_rt.eventlog import EventLog
 from archibald_rt.events import EARLIEST, Cursor, Event
 from archibald_rt.held import HeldEvents
-from archibald_rt.protocol import Dialect, Frames
+from archibald_rt.protocol import FRAMING, Dialect, Frames
 
 # How much of a cursor that can't be read is told back.
 _REQUESTED_SHOWN = 200
@@ -105,6 +105,7 @@ class Session:
         """Stop the pump and write nothing more. Calling it again does nothing."""
         self._live = False
         if self._held is not None:
+            self._held.close()
             self.dropped += self._held.dropped
             self._held = None
         if self._pump is not None:
@@ -144,7 +145,7 @@ class Session:
         self._start_pump(self._catch_up())
 
     def _start_pump(self, work: Coroutine[Any, Any, None]) -> None:
-        self._held = HeldEvents()
+        self._held = HeldEvents(self.dialect, self.outbox.budget)
         self._pump = asyncio.get_running_loop().create_task(work)
         self._pump.add_done_callback(self._pump_done)
 
@@ -177,30 +178,39 @@ class Session:
 
     async def _catch_up(self) -> None:
         while not self._live:
-            await self.outbox.room()
-            filtered = self._later_than is not None
-            through = self._filter_through if filtered else self._feed.dispatched
-            page = await self._log.page(
-                self.user,
-                after=self._read,
-                through=through,
-                max_events=self._page_events,
-                max_bytes=self._page_bytes,
-                later_than=self._later_than,
-            )
-            if not filtered and through < page.lost <= self._log.head:
-                # Deleted above what was asked for: the device may still get it from the feed, so
-                # whether it is a loss shows when this has been read again, further.
-                continue
-            # From here on nothing is awaited: what was dispatched by now either lies in the
-            # page, or is at hand in the feed, or is handed over once the session is live.
-            self._read = page.through
-            self._tell_loss(page.lost)
-            self._write(page.events)
-            if page.complete and filtered:
-                self._later_than = None
-            elif page.complete:
-                self._join(page.through)
+            async with self.outbox.room(self._page_bytes) as granted:
+                await self._read_on(granted)
+
+    async def _read_on(self, granted: int) -> None:
+        """Write a page of so many bytes, and turn live if that was all there is.
+
+        What was read is kept nowhere else once this has returned.
+        """
+        filtered = self._later_than is not None
+        through = self._filter_through if filtered else self._feed.dispatched
+        # Small events are mostly framing, which the log doesn't count.
+        max_events = min(self._page_events, 1 + granted // (2 * FRAMING))
+        page = await self._log.page(
+            self.user,
+            after=self._read,
+            through=through,
+            max_events=max_events,
+            max_bytes=max(0, granted - max_events * FRAMING),
+            later_than=self._later_than,
+        )
+        if not filtered and through < page.lost <= self._log.head:
+            # Deleted above what was asked for: the device may still get it from the feed, so
+            # whether it is a loss shows when this has been read again, further.
+            return
+        # From here on nothing is awaited: what was dispatched by now either lies in the
+        # page, or is at hand in the feed, or is handed over once the session is live.
+        self._read = page.through
+        self._tell_loss(page.lost)
+        self._write(page.events)
+        if page.complete and filtered:
+            self._later_than = None
+        elif page.complete:
+            self._join(page.through, max(0, granted - _written(page.events)))
 
     def _tell_loss(self, lost: int) -> None:
         if lost > max(self.position, self._told):
@@ -208,18 +218,17 @@ class Session:
             requested = str(Cursor(self._log.epoch, self.position))
             self._push(self.dialect.gap(requested, lost, "expired"))
 
-    def _join(self, through: int) -> None:
-        """Turn live if what was dispatched after the page is at hand and not too much."""
+    def _join(self, through: int, left: int) -> None:
+        """Turn live if what was dispatched after the page is at hand and in what is left."""
         events = self._feed.since(self.user, through)
-        if events is None or sum(len(event.tail) for event in events) > self._page_bytes:
+        if events is None or _written(events) > left:
             return
         self._write(events)
         held, self._held = self._held, None
         if held is not None:
-            taken = held.take_before(self._feed.dispatched + 1)
-            parts = [frames.transient(self.dialect) for frames in taken]
-            self._push(b"".join(parts))
-            self.sent += len(parts)
+            messages = list(held.take_before(self._feed.dispatched + 1))
+            self._push(b"".join(messages))
+            self.sent += len(messages)
             self.dropped += held.dropped
         self._live = True
         self._say_live()
@@ -229,9 +238,7 @@ class Session:
         parts: list[bytes] = []
         for event in events:
             if self._held is not None:
-                parts.extend(
-                    frames.transient(self.dialect) for frames in self._held.take_before(event.seq)
-                )
+                parts.extend(self._held.take_before(event.seq))
             parts.append(self.dialect.durable(event.seq, event.tail, self.position))
             # A v1 replay lies below the position, which must not go back.
             self.position = max(self.position, event.seq)
@@ -253,3 +260,8 @@ class Session:
     def _push(self, data: bytes) -> None:
         if data:
             self.outbox.push(data)
+
+
+def _written(events: Sequence[Event]) -> int:
+    """Return how many bytes events have as messages, at most."""
+    return sum(len(event.tail) + FRAMING for event in events)

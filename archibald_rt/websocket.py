@@ -12,6 +12,7 @@ import time
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
+from archibald_rt.budget import Budget
 from archibald_rt.errors import CloseCode
 from archibald_rt.outbox import Outbox, Tick, seconds_since_received, tune
 from archibald_rt.protocol import CLOSE, PONG, frame
@@ -60,7 +61,7 @@ class SocketProtocol(WebSocketProtocol13):
         handler.request.connection._disconnect_on_finish = False  # type: ignore[union-attr]  # noqa: SLF001 - Tornado would close it, and send so in place of the upgrade
         await super().accept_connection(handler)
 
-    def attach(self, tick: Tick, *, limit: int) -> Outbox:
+    def attach(self, tick: Tick, budget: Budget, *, limit: int) -> Outbox:
         """Set the socket up and give it the outbox that all is written through from now on.
 
         Raises `StreamClosedError` if the client has gone during the handshake.
@@ -68,7 +69,7 @@ class SocketProtocol(WebSocketProtocol13):
         if self.stream.closed():
             raise StreamClosedError
         tune(self.stream.socket)
-        self.outbox = Outbox(self.stream, tick, limit=limit)
+        self.outbox = Outbox(self.stream, tick, budget, limit=limit)
         self._received_at = time.monotonic()
         return self.outbox
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from archibald_rt import timestamps
+from archibald_rt.budget import Budget
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.ends import Resume
 from archibald_rt.errors import EmissionError, LogUnavailableError
@@ -34,18 +35,22 @@ from archibald_rt.events import (
     content_of,
     timestamp_of,
 )
+from archibald_rt.held import OVERHEAD
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2, Frames
 from archibald_rt.session import Session
 from archibald_rt.timestamps import Stamper
-from turns import PATIENCE, FakeOutbox, TurnLoop, messages_in
+from turns import PATIENCE, FakeOutbox, Kind, TurnLoop, messages_in
 
 TURNS = 20_000
 """Within how many turns of the loop everything has to settle."""
 
 HELD_LIMIT = 64 * 1024
 """How many bytes of transient events are held for a device that is behind."""
+
+LARGEST = 1000
+"""How many bytes the largest durable event has as a message."""
 
 
 @dataclass(eq=False)
@@ -128,11 +133,11 @@ class WatchedSession(Session):
     device: "Device"
 
     def deliver_transient(self, frames: Frames, conflate: str | None) -> bool:
+        spare = self.outbox.budget.spare
         taken = super().deliver_transient(frames, conflate)
         text = next(messages_in(frames.transient(self.dialect)))
-        self.device.handed(
-            index_of(json.loads(text)["timestamp"]), frames.size, conflate, taken=taken
-        )
+        index = index_of(json.loads(text)["timestamp"])
+        self.device.handed(index, frames.size, conflate, spare=spare, taken=taken)
         return taken
 
 
@@ -183,7 +188,13 @@ class Device:
         self.connected = world.tick()
         self.registered_at = world.hub.dispatched
         self.resume = self._resume()
-        self.outbox = FakeOutbox(self.limit, flowing=self._flowing, put=self._put)
+        self.outbox = FakeOutbox(
+            world.budget,
+            limit=self.limit,
+            flowing=self._flowing,
+            put=self._put,
+            rose=world.assert_within_the_total,
+        )
         session = WatchedSession(
             self.user,
             world.v2 if self.v2 else world.v1,
@@ -235,18 +246,34 @@ class Device:
                 return str(seen.message["payload"]["cursor"])
         return None
 
-    def handed(self, index: int, size: int, conflate: str | None, *, taken: bool) -> None:
+    @property
+    def kept(self) -> int:
+        """How many bytes of memory its events take, held ones included."""
+        if not self.connected_now:
+            return 0
+        return self.outbox.events + sum(size + OVERHEAD for _, size, _ in self._held)
+
+    def handed(
+        self, index: int, size: int, conflate: str | None, *, spare: int, taken: bool
+    ) -> None:
         """Note a transient event that the hub handed over; held, unless it was taken."""
         self.handed_to.add(index)
         if taken:
             assert self.offered[-1:] == [index], "said to be in the outbox, and is not"
         elif not self.gone:
+            # What was spare, and what is held already, are all it may have.
+            spare += sum(size + OVERHEAD for _, size, _ in self._held)
             if conflate is not None:
                 self._held = [each for each in self._held if each[2] != conflate]
             self._held.append((index, size, conflate))
-            while sum(each[1] for each in self._held) > HELD_LIMIT:
+            while self._held:
+                held = sum(size for _, size, _ in self._held)
+                kept = held + len(self._held) * OVERHEAD
+                if held <= HELD_LIMIT and 2 * kept <= spare:
+                    break
                 self._held.pop(0)
                 self.dropped += 1
+            self.world.assert_within_the_total()
 
     def _resume(self) -> Resume:
         place, world = self.place, self.world
@@ -266,29 +293,30 @@ class Device:
         seq = place.number * (world.hub.dispatched + 3) // 30
         return Resume(event_id=str(Cursor(world.log.epoch, seq)))
 
-    def _put(self, text: bytes, offered: bool) -> bool:  # noqa: FBT001 - the outbox's callback
-        """Note a message; says whether it had been held. What can only be seen now is checked."""
+    def _put(self, text: bytes, offered: bool) -> Kind:  # noqa: FBT001 - the outbox's callback
+        """Note a message; says what it is. What can only be seen now is checked."""
         assert self.session is not None
         world = self.world
         message = json.loads(text)
         self.seen.append(
             Seen(world.tick(), text, message, offered, world.hub.dispatched, self.page_tick)
         )
-        held = False
+        kind = Kind.CONTROL
         if not message["type"].startswith("rt."):
             index = index_of(message["timestamp"])
             self.indexes.add(index)
+            kind = Kind.EVENT
             if offered:
                 self.offered.append(index)
             if world.durable[index]:
                 world.assert_committed(index, self.user)
             elif not offered:
-                held = True
+                kind = Kind.HELD
                 kept = [each for each in self._held if each[0] != index]
                 assert len(kept) < len(self._held), f"transient {index} was not held any more"
                 self._held = kept
         self._assert_bounded()
-        return held
+        return kind
 
     def _assert_bounded(self) -> None:
         held, other = self.outbox.waiting
@@ -549,8 +577,11 @@ class World:
     What is done to it is done inside the next turn, in the order it was asked for.
     """
 
-    def __init__(self, path: Path, *, recent: int, gates: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, path: Path, *, recent: int, total: int = 0, gates: frozenset[str] = frozenset()
+    ) -> None:
         self.loop = TurnLoop()
+        self.total = total
         self.now = 0
         self.devices: list[Device] = []
         self.requests: list[Request] = []
@@ -583,6 +614,7 @@ class World:
             open_sqlite(path, clock=lambda _before: moments.__next__)
         )
         self.hub = Hub(self.log.head, recent=recent)
+        self.budget = Budget(limit=self.total, largest=LARGEST)
         self.order = OrderQueue(
             LogView(self), self.hub, max_bytes=0, on_broken=self.loop.faults.append
         )
@@ -780,6 +812,11 @@ class World:
         rows = sorted(self.rows().values(), key=_seq)
         return [row for row in rows if row.user is None or row.user == user]
 
+    def assert_within_the_total(self) -> None:
+        """Check that all events that wait anywhere are within the bound of all together."""
+        if self.total:
+            assert sum(device.kept for device in self.devices) <= self.total, "over the total"
+
     def assert_committed(self, index: int, user: str) -> None:
         """Check that a durable event is on disk at this moment, and its whole batch with it."""
         stored = {(row.index, row.user) for row in self.rows().values()}
@@ -878,6 +915,7 @@ class World:
                     assert not refused & device.indexes, "delivered, and answered with an error"
         for device in self.devices:
             device.check(settled=True)
+        assert self.budget.used == 0, "memory was not given back"
         # The figures hold for those that have gone as well.
         sessions = [device.session for device in self.devices if device.session is not None]
         assert self.hub.sent == sum(session.sent for session in sessions)

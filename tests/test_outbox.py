@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import random
 import socket
 import ssl
 import struct
@@ -9,7 +10,7 @@ import sys
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 
+from archibald_rt.budget import Budget
 from archibald_rt.outbox import (
+    CHUNK,
     NOTSENT_LOWAT,
     Outbox,
     Progress,
@@ -81,10 +84,15 @@ class Ends:
     """A connection with an outbox at the server's end."""
 
     def __init__(
-        self, pair: tuple[socket.socket, socket.socket], limit: int, tick: Tick | None
+        self,
+        pair: tuple[socket.socket, socket.socket],
+        limit: int,
+        tick: Tick | None,
+        budget: Budget | None,
     ) -> None:
         self.stream = IOStream(pair[0])
-        self.outbox = Outbox(self.stream, tick or Tick(), limit=limit)
+        self.budget = budget or Budget(limit=0, largest=0)
+        self.outbox = Outbox(self.stream, tick or Tick(), self.budget, limit=limit)
         self.device = End(pair[1])
 
     async def fill(self, total: int = 8 * MIB) -> bytes:
@@ -120,8 +128,9 @@ async def ends(
     *,
     limit: int = 0,
     tick: Tick | None = None,
+    budget: Budget | None = None,
 ) -> AsyncIterator[Ends]:
-    made = Ends(make(), limit, tick)
+    made = Ends(make(), limit, tick, budget)
     try:
         yield made
     finally:
@@ -264,23 +273,25 @@ async def test_a_device_that_does_not_read_is_offered_nothing_more() -> None:
         assert made.outbox.size <= MIB
 
 
+async def has_room(outbox: Outbox) -> None:
+    async with outbox.room(1):
+        pass
+
+
 @pytest.mark.gen_test
-async def test_there_is_room_once_no_more_than_a_quarter_of_the_limit_waits() -> None:
+async def test_there_is_room_once_no_more_than_a_quarter_of_the_limit_is_kept() -> None:
     async with ends(limit=4 * MIB) as made:
-        await made.outbox.room()
+        await has_room(made.outbox)
         data = await made.fill(8 * MIB)
-        waiting = asyncio.ensure_future(made.outbox.room())
-        for _ in range(3):
-            await turn()
-        assert not waiting.done()
+        waiting = asyncio.ensure_future(has_room(made.outbox))
         got = 0
-        while made.outbox.size > MIB:
-            assert not waiting.done()
+        while not waiting.done():
+            assert made.budget.used > MIB
             got += len(await made.device.read(64 * 1024))
             await turn()
-        await waiting
-        assert 0 < made.outbox.size <= MIB
-        await made.outbox.room()
+            await turn()
+        assert MIB // 2 < made.outbox.size <= MIB
+        await has_room(made.outbox)
         await made.device.exactly(len(data) - got)
 
 
@@ -288,11 +299,11 @@ async def test_there_is_room_once_no_more_than_a_quarter_of_the_limit_waits() ->
 async def test_one_who_waits_for_room_may_give_up() -> None:
     async with ends(limit=MIB) as made:
         data = await made.fill()
-        waiting = asyncio.ensure_future(made.outbox.room())
+        waiting = asyncio.ensure_future(has_room(made.outbox))
         await turn()
         waiting.cancel()
         assert await made.device.exactly(len(data)) == data
-        await made.outbox.room()
+        await has_room(made.outbox)
         assert waiting.cancelled()
 
 
@@ -404,6 +415,103 @@ async def test_a_device_that_is_gone_closes_the_stream_and_raises_nothing(*, fil
         await turn()
         with pytest.raises(StreamClosedError):
             await made.stream.read_bytes(1)
+
+
+# The budget
+
+
+def budget_of(limit: int) -> Budget:
+    return Budget(limit=limit, largest=1000)
+
+
+@pytest.mark.gen_test
+async def test_a_buffer_counts_whole_until_it_is_freed_and_at_most_twice_what_waits() -> None:
+    async with ends() as made:
+        data = numbered(8 * MIB)
+        ours = sys.getrefcount(data)
+        made.outbox.push(data)
+        await still(lambda: made.outbox.taken)
+        assert 0 < made.outbox.size < made.budget.used == len(data)
+        got = 0
+        while made.budget.used == len(data):
+            assert made.outbox.size * 2 >= len(data) - CHUNK
+            got += len(await made.device.read(64 * 1024))
+        # It stops here, with less than half to go: the rest was copied and the buffer freed.
+        await eventually(lambda: sys.getrefcount(data) == ours)
+        assert made.outbox.size <= made.budget.used <= len(data) // 2
+        rest = await made.device.exactly(len(data) - got)
+        assert rest == data[got:]
+        await eventually(lambda: made.outbox.size == 0)
+        assert made.budget.used == 0
+
+
+@pytest.mark.gen_test
+async def test_what_the_kernel_takes_at_once_leaves_memory_for_the_next_within_a_turn() -> None:
+    tick, budget = Tick(), budget_of(100_000)
+    async with AsyncExitStack() as stack:
+        made = [await stack.enter_async_context(ends(tick=tick, budget=budget)) for _ in range(50)]
+        data = b"x" * 20_000
+        assert [each.outbox.offer(data) for each in made] == [True] * 50
+        assert budget.used <= 100_000
+        for each in made:
+            assert await each.device.exactly(len(data)) == data
+        assert budget.used == 0
+
+
+@pytest.mark.gen_test
+async def test_those_that_do_not_read_leave_memory_for_those_that_do() -> None:
+    tick, budget = Tick(), budget_of(MIB)
+    async with AsyncExitStack() as stack:
+        stalled = [
+            await stack.enter_async_context(ends(tcp_pair, tick=tick, budget=budget))
+            for _ in range(20)
+        ]
+        for each in stalled:
+            tune(each.stream.socket)
+        reading = await stack.enter_async_context(ends(tcp_pair, tick=tick, budget=budget))
+        data = b"x" * 10_000
+        for _ in range(1000):
+            for each in stalled:
+                each.outbox.offer(data)
+            assert reading.outbox.offer(data)
+            assert budget.used <= MIB
+            assert await reading.device.exactly(len(data)) == data
+        assert not any(each.outbox.offer(data) for each in stalled)
+        assert sum(each.outbox.size for each in stalled) > MIB // 2
+
+
+@pytest.mark.gen_test
+async def test_however_outboxes_come_and_go_nothing_stays_counted() -> None:
+    randomness = random.Random(7)  # noqa: S311 - no secret
+    tick, budget = Tick(), budget_of(4 * MIB)
+    data = numbered(200_000)
+    for _ in range(30):
+        async with AsyncExitStack() as stack:
+            made = [
+                await stack.enter_async_context(
+                    ends(tcp_pair, limit=300_000, tick=tick, budget=budget)
+                )
+                for _ in range(10)
+            ]
+            for each in made:
+                tune(each.stream.socket)
+            for _ in range(60):
+                each = randomness.choice(made)
+                action = randomness.randrange(8)
+                if action < 4:
+                    each.outbox.offer(data[: randomness.choice([10, 5000, 200_000])])
+                elif action == 4:
+                    each.outbox.push(data[:100])
+                    each.outbox.flush()
+                elif action == 5:
+                    with suppress(OSError):
+                        each.device.sock.recv(randomness.choice([100, 100_000, MIB]))
+                elif action == 6:
+                    await turn()
+                elif randomness.random() < 0.2 and each.device.sock.fileno() >= 0:
+                    randomness.choice([each.device.reset, each.outbox.close, each.outbox.fail])()
+                assert budget.used >= sum(each.outbox.size for each in made)
+        assert budget.used == 0
 
 
 # Progress
@@ -549,7 +657,7 @@ async def test_everything_arrives_in_order_through_tls(tmp_path: Path) -> None:
     connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
     connecting = asyncio.open_connection(sock=client, ssl=trusting, server_hostname="localhost")
     _, (device, writer) = await asyncio.gather(stream.wait_for_handshake(), connecting)
-    outbox = Outbox(stream, Tick(), limit=0)
+    outbox = Outbox(stream, Tick(), Budget(limit=0, largest=0), limit=0)
     data = numbered(2 * MIB)
     outbox.push(data)
     await turn()

@@ -91,11 +91,17 @@ class Promises(RuleBasedStateMachine):
     patient = False
     gates = st.just(frozenset[str]())
 
-    @initialize(recent=st.sampled_from([0, 400, 400, 100_000]), data=st.data())
-    def begin(self, recent: int, data: st.DataObject) -> None:
+    @initialize(
+        recent=st.sampled_from([0, 400, 400, 100_000]),
+        total=st.sampled_from([0, 3000, 6000, 20_000, 200_000]),
+        data=st.data(),
+    )
+    def begin(self, recent: int, total: int, data: st.DataObject) -> None:
         gates = data.draw(self.gates, label="gates")
         self.folder = tempfile.TemporaryDirectory()
-        self.world = World(Path(self.folder.name) / "events.db", recent=recent, gates=gates)
+        self.world = World(
+            Path(self.folder.name) / "events.db", recent=recent, total=total, gates=gates
+        )
 
     def teardown(self) -> None:
         try:

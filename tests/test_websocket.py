@@ -18,6 +18,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 from archibald_rt import websocket
+from archibald_rt.budget import Budget
 from archibald_rt.outbox import Tick
 from archibald_rt.protocol import TEXT, frame
 from archibald_rt.websocket import ANSWERS_LIMIT, SocketHandler
@@ -30,9 +31,10 @@ CONTINUATION, BINARY, CLOSE, PING, PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 class Handler(SocketHandler):
     """Echoes texts, and does what some of them ask for."""
 
-    def initialize(self, made: list["Handler"], tick: Tick) -> None:
+    def initialize(self, made: list["Handler"], tick: Tick, budget: Budget) -> None:
         self._made = made
         self._tick = tick
+        self._budget = budget
         self.closed: list[tuple[int | None, str | None]] = []
         self.got: list[str | bytes] = []
 
@@ -41,7 +43,7 @@ class Handler(SocketHandler):
         return LARGEST
 
     def open(self, *_args: str, **_kwargs: str) -> None:
-        self.connection.attach(self._tick, limit=0)
+        self.connection.attach(self._tick, self._budget, limit=0)
         self._made.append(self)
 
     def on_message(self, message: str | bytes) -> None:
@@ -123,7 +125,8 @@ async def connected(
 ) -> AsyncIterator[tuple[Client, Handler]]:
     made: list[Handler] = []
     listener = bind_unix_socket(path) if path else bind_unused_port()[0]
-    arguments: dict[str, Any] = {"made": made, "tick": Tick()}
+    budget = Budget(limit=0, largest=LARGEST)
+    arguments: dict[str, Any] = {"made": made, "tick": Tick(), "budget": budget}
     server = HTTPServer(Application([("/ws", Handler, arguments)]))
     server.add_socket(listener)
     sock = socket.socket(listener.family)
@@ -149,6 +152,8 @@ async def connected(
         writer.close()
         server.stop()
         await server.close_all_connections()
+    # However it ended.
+    await eventually(lambda: budget.used == 0)
 
 
 @pytest.mark.gen_test
@@ -401,7 +406,7 @@ async def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
         with pytest.raises(StreamClosedError):
             connection._write_frame(True, TEXT, b"x")  # noqa: FBT003, SLF001 - Tornado calls it
         with pytest.raises(StreamClosedError):
-            connection.attach(Tick(), limit=0)
+            connection.attach(Tick(), Budget(limit=0, largest=LARGEST), limit=0)
         connection.answer(TEXT, b"pong")
         connection.close(1001, "x")
         connection.abort()

@@ -5,12 +5,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from enum import Enum, auto
 from typing import Any, TypeVarTuple
 
 import pytest
 
 from archibald_rt import hub as hub_module
 from archibald_rt import order as order_module
+from archibald_rt.budget import Bounded, Budget
 from archibald_rt.eventlog import sqlite as sqlite_module
 
 FRAMING = 80
@@ -115,40 +117,69 @@ def messages_in(data: bytes) -> Iterator[bytes]:
     assert at == len(data), "a frame is cut off"
 
 
-class FakeOutbox:
+class Kind(Enum):
+    """What a message in an outbox is."""
+
+    EVENT = auto()
+    HELD = auto()
+    CONTROL = auto()
+
+
+class FakeOutbox(Bounded):
     """A `session.Outbox` that ends in a list; the test says when it drains.
 
-    While it is flowing it is emptied at the end of each turn, as a socket that takes all.
+    While it is flowing it is emptied at the end of each turn, as a socket that takes all. Its
+    bounds are the real ones.
     """
 
-    def __init__(self, limit: int, *, flowing: bool, put: Callable[[bytes, bool], bool]) -> None:
-        self._limit = limit
-        self._low = limit // 4
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        limit: int,
+        flowing: bool,
+        put: Callable[[bytes, bool], Kind],
+        rose: Callable[[], None],
+    ) -> None:
+        super().__init__(budget, limit=limit)
         self._put = put
+        self._rose = rose
         self._flowing = flowing
         self._flushing = False
-        # Each message's bytes, and whether it had been held.
-        self._waiting: deque[tuple[int, bool]] = deque()
-        self._rest = 0
-        self._room: asyncio.Future[None] | None = None
-        self.size = 0
+        self._offering = False
+        # Each message's bytes, and what it is.
+        self._waiting: deque[tuple[int, Kind]] = deque()
+        # How many bytes of the first of them are gone.
+        self._begun = 0
+        self.events = 0
+        """How many bytes of events wait, messages of the server's own not counted in."""
         self.drained = 0
         """How many messages have left it whole."""
         self.closed = False
 
+    @property
+    def size(self) -> int:
+        return self._kept
+
     def offer(self, data: bytes) -> bool:
-        if self._limit and self.size and self.size + len(data) > self._limit:
-            return False
-        self._add(data, offered=True)
-        return True
+        self._offering = True
+        try:
+            return super().offer(data)
+        finally:
+            self._offering = False
 
     def push(self, data: bytes) -> None:
-        self._add(data, offered=False)
-
-    async def room(self) -> None:
-        while self.size > self._low:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+        assert data, "nothing was written"
+        assert not self.closed, "something was written to a device that is gone"
+        for text in messages_in(data):
+            size = len(text) + (2 if len(text) < 126 else 4 if len(text) < 65536 else 10)
+            self._kept += size
+            self.budget.take(size)
+            kind = self._put(text, self._offering)
+            self._waiting.append((size, kind))
+            self.events += size if kind is not Kind.CONTROL else 0
+            self._rose()
+        self._flush_soon()
 
     def flow(self, *, flowing: bool) -> None:
         """Let it flow, or stop it."""
@@ -157,36 +188,33 @@ class FakeOutbox:
 
     def drain(self, count: int) -> None:
         """Take so many bytes out."""
-        count = min(count, self.size)
-        self.size -= count
-        self._rest += count
-        while self._waiting and self._rest >= self._waiting[0][0]:
-            self._rest -= self._waiting.popleft()[0]
-            self.drained += 1
-        if self._room is not None and self.size <= self._low:
-            if not self._room.done():
-                self._room.set_result(None)
-            self._room = None
+        left = count = min(count, self.size)
+        while left:
+            size, kind = self._waiting[0]
+            part = min(left, size - self._begun)
+            left -= part
+            self._begun += part
+            self.events -= part if kind is not Kind.CONTROL else 0
+            if self._begun == size:
+                self._waiting.popleft()
+                self._begun = 0
+                self.drained += 1
+        self._release(count)
 
     def close(self) -> None:
         self.closed = True
-        self.size = 0
         self._waiting.clear()
+        self.events = 0
+        self._release(self._kept)
 
     @property
     def waiting(self) -> tuple[int, int]:
         """How many bytes wait that had been held, and how many that had not, without framing."""
-        held = sum(size - FRAMING for size, held in self._waiting if held)
-        return held, sum(size - FRAMING for size, held in self._waiting if not held)
+        held = sum(size - FRAMING for size, kind in self._waiting if kind is Kind.HELD)
+        return held, sum(size - FRAMING for size, kind in self._waiting if kind is not Kind.HELD)
 
-    def _add(self, data: bytes, *, offered: bool) -> None:
-        assert data, "nothing was written"
-        assert not self.closed, "something was written to a device that is gone"
-        for text in messages_in(data):
-            size = len(text) + (2 if len(text) < 126 else 4 if len(text) < 65536 else 10)
-            self.size += size
-            self._waiting.append((size, self._put(text, offered)))
-        self._flush_soon()
+    def _relieve(self) -> None:
+        """Do nothing: its kernel takes what it takes at the end of a turn."""
 
     def _flush_soon(self) -> None:
         if self._flowing and not self._flushing and self.size:

@@ -38,6 +38,7 @@ class StatsHandler(InternalHandler):
         log_bytes = await self._event_log.size()
         counters = self._reception.counters
         sessions = list(self._hub.sessions())
+        budget = self._reception.budget
         behind = sum(not session.live for session in sessions)
         self.answer(
             {
@@ -60,6 +61,7 @@ class StatsHandler(InternalHandler):
                 },
                 "clientMessages": {"received": counters.received, "ignored": counters.ignored},
                 "outboxBytes": sum(session.outbox.size for session in sessions),
+                "outboxTotal": {"bytes": budget.used, "limit": budget.limit or None},
                 "queueBytes": self._order.size,
                 "log": {
                     "epoch": self._event_log.epoch,

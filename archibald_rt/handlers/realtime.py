@@ -92,9 +92,10 @@ class RealtimeHandler(BaseHandler, SocketHandler):
 
     def open(self, *_args: str, **_kwargs: str) -> None:
         """Register the device, or close at once."""
-        tuning = self._reception.tuning
+        reception = self._reception
+        limit = reception.tuning.max_outbox
         try:
-            outbox = self.connection.attach(self._reception.tick, limit=tuning.max_outbox)
+            outbox = self.connection.attach(reception.tick, reception.budget, limit=limit)
         except StreamClosedError:
             return
         self._reception.connections.enter(self)

@@ -24,7 +24,6 @@ NO_EFFECT_YET = frozenset(
         "server.connects_per_address_per_minute",
         "auth.jwt_public_key",
         "auth.jwks_url",
-        "delivery.max_outbox_total",
         "delivery.devices_per_user",
         "delivery.connects_per_user_per_minute",
         "delivery.client_messages_per_second",
