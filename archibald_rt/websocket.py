@@ -21,7 +21,10 @@ LINGER = 2.0
 """For how many seconds the rest of a message that is too big is read and dropped."""
 
 ANSWERS_LIMIT = 64 * 1024
-"""How many bytes of answers to pings may wait for a client that asks without reading."""
+"""How many bytes of answers may wait for a client that asks without reading."""
+
+ANSWERS_SURE = 1024
+"""So many of them are put in even if the memory of all outboxes is short."""
 
 _CONTROL = 0x8
 
@@ -83,12 +86,19 @@ class SocketProtocol(WebSocketProtocol13):
 
         RFC 6455, section 5.5.3, lets one who is behind answer only the latest.
         """
+        self.put_answer(frame(opcode, data))
+
+    def put_answer(self, answer: bytes) -> None:
+        """Put in the frame of an answer, unless answers pile up for one who doesn't read them."""
         if self.outbox.size == 0:
             self._answers = 0
-        if self._answers <= ANSWERS_LIMIT and not self.server_terminated:
-            answer = frame(opcode, data)
-            self._answers += len(answer)
+        if self._answers > ANSWERS_LIMIT or self.server_terminated:
+            return
+        self._answers += len(answer)
+        if self._answers <= ANSWERS_SURE:
             self.outbox.push(answer)
+        else:
+            self.outbox.offer(answer)
 
     def abort(self) -> None:
         """End the connection without another word. Doing it again does nothing."""

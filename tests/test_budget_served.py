@@ -42,6 +42,10 @@ class RawDevice:
                 self._got += part
                 self._take_apart()
 
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        await asyncio.get_running_loop().sock_sendall(self._sock, data)
+
     def drop(self) -> None:
         """End the connection without a word."""
         self._sock.close()
@@ -287,6 +291,24 @@ async def test_however_devices_come_and_go_nothing_stays_counted(tmp_path: Path)
                 other.drop()
         await eventually(connections(server, total=0))
         await eventually(used(server, at_most=0))
+
+
+@pytest.mark.gen_test
+async def test_one_who_renews_its_token_again_and_again_without_reading_takes_little_memory(
+    tmp_path: Path,
+) -> None:
+    async with harness(tmp_path) as server, raw(server, 1, "u") as (device,):
+        text = json.dumps({"type": "rt.auth", "payload": {"token": token("u")}}).encode()
+        # A client's frame is masked; this mask is zero.
+        renewal = bytes((0x81, 0xFE)) + len(text).to_bytes(2) + bytes(4) + text
+        count = 5000
+        await device.send(renewal * count)
+
+        async def all_came() -> bool:
+            return bool((await server.stats())["clientMessages"]["received"] == count)
+
+        await eventually(all_came)
+        assert 0 < (await server.stats())["outboxBytes"] < 70 * KIB
 
 
 @pytest.mark.gen_test

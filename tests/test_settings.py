@@ -329,6 +329,24 @@ def test_listeners_that_differ_are_accepted(environ: dict[str, str]) -> None:
     load(None, required=False, environ={f"ARCHIBALD_RT_{k}": v for k, v in environ.items()})
 
 
+@pytest.mark.parametrize(
+    ("total", "largest", "least"),
+    [("255KiB", "64KiB", "256KiB"), ("3MiB", "1MiB", "4MiB"), ("1", "1KiB", "256KiB")],
+)
+def test_a_bound_of_all_outboxes_that_no_few_events_fit_is_refused(
+    total: str, largest: str, least: str
+) -> None:
+    line = refusal(DELIVERY_MAX_OUTBOX_TOTAL=total, EVENTS_MAX_EVENT=largest)
+    assert "[delivery] max_outbox_total" in line
+    assert f"at least {least} " in line
+    for enough in (least, "0"):
+        environ = {
+            "ARCHIBALD_RT_DELIVERY_MAX_OUTBOX_TOTAL": enough,
+            "ARCHIBALD_RT_EVENTS_MAX_EVENT": largest,
+        }
+        load(None, required=False, environ=environ)
+
+
 # Secrets
 
 

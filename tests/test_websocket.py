@@ -21,7 +21,7 @@ from archibald_rt import websocket
 from archibald_rt.budget import Budget
 from archibald_rt.outbox import Tick
 from archibald_rt.protocol import TEXT, frame
-from archibald_rt.websocket import ANSWERS_LIMIT, SocketHandler
+from archibald_rt.websocket import ANSWERS_LIMIT, ANSWERS_SURE, SocketHandler
 from support import PATIENCE, eventually
 
 LARGEST = 1024
@@ -121,11 +121,11 @@ async def turn() -> None:
 
 @asynccontextmanager
 async def connected(
-    *, receive_buffer: int = 0, path: str = ""
+    *, receive_buffer: int = 0, path: str = "", budget: Budget | None = None
 ) -> AsyncIterator[tuple[Client, Handler]]:
     made: list[Handler] = []
     listener = bind_unix_socket(path) if path else bind_unused_port()[0]
-    budget = Budget(limit=0, largest=LARGEST)
+    budget = budget or Budget(limit=0, largest=LARGEST)
     arguments: dict[str, Any] = {"made": made, "tick": Tick(), "budget": budget}
     server = HTTPServer(Application([("/ws", Handler, arguments)]))
     server.add_socket(listener)
@@ -410,6 +410,25 @@ async def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
         connection.answer(TEXT, b"pong")
         connection.close(1001, "x")
         connection.abort()
+
+
+@pytest.mark.gen_test
+async def test_where_memory_is_short_hardly_any_answers_wait_for_one_who_does_not_read() -> None:
+    budget = Budget(limit=100 * LARGEST, largest=LARGEST)
+    async with connected(receive_buffer=4096, budget=budget) as (client, handler):
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - it is not to read
+        outbox = handler.connection.outbox
+        handler.connection.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        # More than its kernel takes.
+        outbox.push(frame(TEXT, bytes(500_000)))
+        short = budget.free + outbox.size
+        budget.take(short)
+        waiting = outbox.size
+        await client.write(masked(PING, bytes(125)) * 300)
+        await client.send(TEXT, b"the end")
+        await eventually(lambda: handler.got and handler.got[-1] == "the end")
+        assert outbox.size <= waiting + ANSWERS_SURE
+        budget.give(short)
 
 
 def test_answers_are_bounded_by_64_kib() -> None:

@@ -199,7 +199,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             return
         self._identity = identity
         self._reception.expect_expiry(self, identity)
-        session.outbox.push(self._dialect.auth(identity.expires))
+        self.connection.put_answer(self._dialect.auth(identity.expires))
 
     def _pump_failed(self, error: BaseException) -> None:
         if isinstance(error, LogBrokenError):

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 from archibald_rt.errors import ConfigError
 from archibald_rt.settings.schema import NO_EFFECT_YET, Settings
+from archibald_rt.settings.values import show_size
 
 # As long as the output of HS256 (RFC 7518, section 3.2); shorter ones can be guessed.
 SHORTEST_SECRET = 32
+
+# What all outboxes share has to be a few events of the largest size, and at least this.
+SMALLEST_TOTAL = 256 * 2**10
 
 HOW_TO_MAKE_ONE = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
 
@@ -27,6 +31,17 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(
             f"[server] port and [internal] port are both {server.port} on {server.host};"
             " give each listener its own"
+        )
+    _check_total(settings)
+
+
+def _check_total(settings: Settings) -> None:
+    total = settings.delivery.max_outbox_total
+    least = max(SMALLEST_TOTAL, 4 * settings.events.max_event)
+    if 0 < total < least:
+        raise ConfigError(
+            f"[delivery] max_outbox_total: {show_size(total)} is too little; give it at least"
+            f" {show_size(least)} (256KiB, and four times [events] max_event), or 0 for no bound"
         )
 
 
