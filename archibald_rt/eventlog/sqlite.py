@@ -13,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
+from archibald_rt.errors import LogBrokenError
 from archibald_rt.eventlog import schema, statements
 from archibald_rt.eventlog.base import KeyConflict, Page, Retention, Stored, Turn
 from archibald_rt.eventlog.pruning import Pruning, disk_size
@@ -50,6 +51,7 @@ class SQLiteLog:
         stamped: Callable[[], int],
     ) -> None:
         self._path = path
+        self._file = _identity(path)
         self._writer = writer
         self._readers = readers
         # What looks for events to delete, so that no page has to wait for it.
@@ -94,6 +96,7 @@ class SQLiteLog:
         results, self._head = await self._writer.call(
             statements.append, self._head, groups, self._now_ms(), self._stamped()
         )
+        self._check_in_place()
         return results
 
     async def page(
@@ -120,6 +123,7 @@ class SQLiteLog:
     async def probe(self) -> None:
         """See `EventLog.probe`."""
         await self._writer.call(statements.probe)
+        self._check_in_place()
 
     async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
         """See `EventLog.prune`."""
@@ -156,6 +160,13 @@ class SQLiteLog:
             now_ms=self._now_ms(),
         )
 
+    def _check_in_place(self) -> None:
+        """Raise `LogBrokenError` if a restart would not find the file that is written to."""
+        if _identity(self._path) != self._file:
+            raise LogBrokenError(
+                f"the log failed: {self._path} was moved, deleted or replaced while it was in use"
+            )
+
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[_Connection]:
         reader = await self._idle.get()
@@ -164,6 +175,14 @@ class SQLiteLog:
         finally:
             # A cancelled caller leaves its statement running; the next waits behind it.
             self._idle.put_nowait(reader)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @asynccontextmanager

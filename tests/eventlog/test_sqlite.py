@@ -583,6 +583,27 @@ async def test_a_probe_finds_out_that_commits_fail(path: Path) -> None:
         assert (await stored(log, emission()))[0].seq == 1
 
 
+def take_away(path: Path, how: str) -> None:
+    if how == "deleted":
+        path.unlink()
+    else:
+        path.rename(path.with_name("moved.db"))
+    if how == "replaced":
+        path.touch()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+async def test_a_file_that_is_no_longer_in_its_place_breaks_the_log(path: Path, how: str) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, emission())
+        take_away(path, how)
+        with pytest.raises(LogBrokenError, match="was moved, deleted or replaced"):
+            await stored(log, emission())
+        with pytest.raises(LogBrokenError, match="was moved, deleted or replaced"):
+            await log.probe()
+
+
 @pytest.mark.gen_test
 async def test_a_damaged_page_is_said_and_not_served(path: Path) -> None:
     async with open_sqlite(path) as log:
