@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from urllib.parse import urlsplit
 
 from archibald_rt.errors import CloseCode
-from faults.devices import ABNORMAL, Connection, Place, abrupt, connect, request_for
+from faults.connections import ABNORMAL, Connection, abrupt, connect, request_for
+from faults.devices import Place
 from support import PATIENCE, token
 
 AT_ONCE = 40

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from faults.backends import Account, BackEnd
-from faults.devices import Place, connect
+from faults.connections import connect
+from faults.devices import Place
 from faults.service import Service
 from support import PATIENCE, eventually, token
 

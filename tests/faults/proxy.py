@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from faults.devices import abrupt
+from faults.connections import abrupt
 
 CHUNK = 16 * 1024
 """How many bytes are passed on at a time."""
@@ -116,11 +116,6 @@ class Proxy:
     def heal(self) -> None:
         """Pass new connections on again. Those that were cut off stay mute."""
         self._partitioned = False
-
-    @property
-    def open(self) -> int:
-        """How many connections there are."""
-        return len(self._links)
 
     async def serve(self) -> None:
         """Take connections until cancelled."""

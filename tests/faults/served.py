@@ -1,7 +1,6 @@
 """A service with the bounds a server has by default, and what /proc says of its process."""
 
 import json
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -34,11 +33,6 @@ class Process:
     def descriptors(self) -> int:
         """Return how many file descriptors are open."""
         return len(list((self._folder / "fd").iterdir()))
-
-    def processor(self) -> float:
-        """Return for how many seconds it had a processor."""
-        fields = (self._folder / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _status(self, name: str) -> int:
         for line in (self._folder / "status").read_text().splitlines():

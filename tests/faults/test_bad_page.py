@@ -8,7 +8,8 @@ import pytest
 
 from faults.audit import audit, lost
 from faults.backends import BackEnd
-from faults.devices import connect, read_message
+from faults.connections import connect
+from faults.devices import read_message
 from faults.load import load
 from faults.report import Report
 from faults.service import Service

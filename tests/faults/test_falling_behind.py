@@ -10,7 +10,8 @@ import pytest
 
 from archibald_rt.held import LIMIT
 from faults.backends import Account, BackEnd
-from faults.devices import Place, connect
+from faults.connections import connect
+from faults.devices import Place
 from faults.report import Report, times
 from faults.served import served
 from support import eventually, token

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from faults.backends import Account, BackEnd
-from faults.devices import Place, connect
+from faults.connections import connect
+from faults.devices import Place
 from faults.gauge import gauge, percentile, shown
 from faults.history import fill
 from faults.report import Report, times

@@ -9,8 +9,9 @@ import pytest
 
 from archibald_rt.errors import CloseCode
 from faults.backends import Account, BackEnd, stored_in
+from faults.connections import Connection, connect
 from faults.crowd import crowd
-from faults.devices import Connection, Place, connect
+from faults.devices import Place
 from faults.report import Report, times
 from faults.served import MIB, served
 from support import eventually, token

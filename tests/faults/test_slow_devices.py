@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from archibald_rt.errors import CloseCode
-from faults.devices import ABNORMAL, Follower, Place, connect
+from faults.connections import ABNORMAL, connect
+from faults.devices import Follower, Place
 from faults.gauge import gauge, percentile, shown
 from faults.report import EFFORT, Report
 from faults.served import MIB, served

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from archibald_rt.errors import CloseCode
+from faults.connections import ABNORMAL
 from faults.crowd import Crowd, crowd
-from faults.devices import ABNORMAL
 from faults.proxy import Proxy, proxied
 from faults.report import Report, times
 from faults.served import Process, served
