@@ -16,11 +16,11 @@ from contextlib import asynccontextmanager
 PAGES = 4
 """How many pages are under way at once: the log has two readers, and each its next in line."""
 
-SHARES = 256
-"""Into how many parts what is free is divided to make a page's share.
+SHARES = 1024
+"""Into how many parts what is free is divided to make the share of a device that is behind.
 
-Devices that take their first page and never read keep what they got of it until they are
-ended. With 256 MiB it takes about a thousand of them before the next one has to wait for that.
+Devices that never read keep a page and what they had when they got it until they are ended. So
+a page is no larger than a share, and one is given for no more than a share that is left.
 """
 
 RESERVED = 16
@@ -88,8 +88,7 @@ class Budget:
                 while not self._page_fits():
                     self._short = asyncio.get_running_loop().create_future()
                     await self._short
-            share = (self.spare + self._for_pages) // SHARES
-            granted = min(wanted, max(self.largest, share))
+            granted = min(wanted, max(self.largest, (self.spare + self._for_pages) // SHARES))
             lent = granted + self.largest
             self.take(lent)
             try:
@@ -166,6 +165,4 @@ class Bounded(ABC):
 
     def _has_room(self) -> bool:
         # Where memory is short only one that has drained whole proves that it reads.
-        return self._kept == 0 or (
-            self._kept <= self._low and self._kept + self.budget.largest <= self.budget.spare
-        )
+        return self._kept == 0 or self._kept <= min(self._low, self.budget.spare // SHARES)

@@ -236,7 +236,7 @@ async def test_a_page_gets_a_share_of_what_is_free_and_room_for_the_largest_even
     budget.take(budget.limit // 2)
     async with budget.page(2**30) as granted:
         assert granted == SHARES * KIB * 7 // 16 // SHARES
-    budget.take(budget.limit // 2 - 30 * KIB)
+    budget.take(budget.limit * 7 // 16 - 50 * KIB)
     async with budget.page(2**30) as granted:
         assert granted == LARGEST
     async with budget.page(10) as granted:
@@ -363,9 +363,19 @@ async def test_with_memory_at_hand_nothing_is_awaited_and_never_at_the_end() -> 
 
 
 @pytest.mark.gen_test
-async def test_there_is_room_once_no_more_than_a_quarter_of_its_own_bound_is_kept() -> None:
-    budget = small()
-    box = Box(budget, limit=1000)
+@pytest.mark.parametrize(
+    ("total", "limit"),
+    [
+        (0, 1000),
+        # A share of what is spare besides the 750 bytes that are gone is 250 bytes, too.
+        ((SHARES * 250 + 250) * 8 // 7, 4000),
+    ],
+)
+async def test_there_is_room_for_a_page_once_no_more_is_kept_than_a_quarter_or_a_share(
+    total: int, limit: int
+) -> None:
+    budget = small(limit=total)
+    box = Box(budget, limit=limit)
     box.push(b"x" * 1000)
     page = Page(box.room(500))
     await turns()

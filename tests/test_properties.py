@@ -291,10 +291,10 @@ RESUMING: dict[str, Any] = {
 
 
 @contextmanager
-def world(folder: Path, patch: pytest.MonkeyPatch, *gates: str) -> Iterator[World]:
+def world(folder: Path, patch: pytest.MonkeyPatch, *gates: str, total: int = 0) -> Iterator[World]:
     """Make a world with these gates for the length of a block; all is checked at its end."""
     tighten(patch)
-    made = World(folder / "events.db", recent=100_000, gates=frozenset(gates))
+    made = World(folder / "events.db", recent=100_000, total=total, gates=frozenset(gates))
     try:
         yield made
         made.settle()
@@ -349,3 +349,35 @@ def test_what_was_dropped_for_a_device_that_went_while_it_was_behind_is_counted(
         steps.turns(5, patient=True)
         steps.soon(steps.devices[0].drop)
     assert steps.hub.dropped == 1
+
+
+def test_a_session_does_not_turn_live_with_more_than_the_memory_it_was_lent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path, monkeypatch, "after page", total=3000) as steps:
+        steps.connect("ann", **{**RESUMING, "flowing": False})
+        steps.turns(5, patient=True)
+        # Dispatched after its page was read, and at hand.
+        for _ in range(6):
+            steps.emit([{**EVENT, "payload": payload(700)}])
+            steps.turns(5, patient=True)
+        steps.soon(lambda: steps.release(0))
+        steps.turns(5, patient=True)
+        session = steps.devices[0].session
+        assert session is not None
+        assert not session.live
+
+
+def test_pages_that_are_under_way_at_once_are_within_the_total_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path, monkeypatch, "before page", total=3000) as steps:
+        for _ in range(3):
+            steps.emit([{**EVENT, "payload": payload(700)}])
+        steps.turns(10, patient=True)
+        for _ in range(6):
+            steps.connect("ann", **{**RESUMING, "flowing": False})
+        steps.turns(5, patient=True)
+        for _ in range(6):
+            steps.soon(lambda: steps.release(0))
+            steps.turns(5, patient=True)
