@@ -47,7 +47,7 @@ async def test_devices_that_know_only_their_welcome_miss_nothing_after_restarts(
         "restarts before the first event",
         how="stopped and killed with devices connected and an empty log, then once more",
         tried=f"{restarts + 1} restarts",
-        checked="devices resume by the cursor of their welcome, get every event and are told no loss",
+        checked="devices resume by their welcome's cursor, get every event, are told no loss",
         lost=lost(audit(service.log, work)),
         figures=work.summary(),
     )
