@@ -96,8 +96,12 @@ class Sweep:
                 self._beat(now)
             if self._look_every and now >= self._next_look:
                 self._next_look = now + self._look_every
-                for connection in list(self._beats):
-                    connection.check_progress(now)
+                self._look(now)
+
+    def _look(self, now: float) -> None:
+        # Apart from `run`, whose variables live on between two looks and would keep a connection.
+        for connection in list(self._beats):
+            connection.check_progress(now)
 
     def _beat(self, now: float) -> None:
         while self._beats:

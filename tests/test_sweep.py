@@ -223,3 +223,16 @@ async def test_a_connection_that_went_is_kept_by_nothing_although_its_token_live
     del connection
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.gen_test
+async def test_one_that_is_removed_after_a_look_is_not_kept_until_the_next() -> None:
+    async with running(Sweep(heartbeat=0, stall_timeout=0.1)) as sweep:
+        gone = Connection()
+        sweep.add(gone)
+        await eventually(lambda: gone.looks)
+        sweep.remove(gone)
+        kept = weakref.ref(gone)
+        del gone
+        gc.collect()
+        assert kept() is None
