@@ -73,17 +73,17 @@ _broadcast = msgspec.json.Decoder(BroadcastBody)
 
 def decode_emission(data: bytes, *, path: str = "") -> EmissionBody:
     """Decode one emission; ``path`` is its place in the request. Raises `EmissionError`."""
-    return _decode(_emission, data, path)
+    return decode(_emission, data, path)
 
 
 def decode_batch(data: bytes) -> list[EmissionBody]:
     """Decode an array of emissions. Raises `EmissionError`."""
-    return _decode(_batch, data)
+    return decode(_batch, data)
 
 
 def decode_broadcast(data: bytes) -> BroadcastBody:
     """Decode an emission without a user. Raises `EmissionError`."""
-    return _decode(_broadcast, data)
+    return decode(_broadcast, data)
 
 
 def events_body(epoch: str, events: Sequence[Event], following: int | None) -> bytes:
@@ -96,25 +96,31 @@ def events_body(epoch: str, events: Sequence[Event], following: int | None) -> b
     return b'{"events":[%b],"next":%b}' % (b",".join(items), msgspec.json.encode(after))
 
 
-def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes, path: str = "") -> _T:
+def decode(
+    decoder: "msgspec.json.Decoder[_T]", data: bytes, path: str = "", *, whole: str = "the body"
+) -> _T:
+    """Decode JSON by a type. Raises `EmissionError`.
+
+    ``path`` is its place in what was sent, ``whole`` the name of that if it has none.
+    """
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise _refused(str(error), path) from None
     except RecursionError:
-        raise _unreadable(f"nested deeper than {MAX_NESTING} levels", path) from None
+        raise _unreadable(f"nested deeper than {MAX_NESTING} levels", whole, path) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not data.strip():
-            raise _unreadable("expected JSON, it is empty", path) from None
+            raise _unreadable("expected JSON, it is empty", whole, path) from None
         field = _unpaired_surrogate(data)
         if field is not None:
             place = f"{path}.{field}".lstrip(".")
-            raise _unreadable("holds an unpaired surrogate", place) from None
-        raise _unreadable(str(error), path) from None
+            raise _unreadable("holds an unpaired surrogate", whole, place) from None
+        raise _unreadable(str(error), whole, path) from None
 
 
-def _unreadable(detail: str, path: str) -> EmissionError:
-    return EmissionError(f"{path or 'the body'}: {detail}", field=path)
+def _unreadable(detail: str, whole: str, path: str) -> EmissionError:
+    return EmissionError(f"{path or whole}: {detail}", field=path)
 
 
 def _unpaired_surrogate(data: bytes) -> str | None:

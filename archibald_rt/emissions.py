@@ -97,10 +97,7 @@ class EmissionReader:
 
     def _content(self, item: BroadcastBody, path: str) -> tuple[bytes, str, int]:
         """Check what the item says of the event itself; return tail, timestamp and instant."""
-        if CONTROL.search(item.type):
-            raise _bad(path, "type", "expected no control characters")
-        if item.type.startswith(RESERVED_PREFIX):
-            raise _bad(path, "type", f"types that begin with {RESERVED_PREFIX} are reserved")
+        check_type(item.type, path)
         payload = bytes(item.payload)
         # Line breaks can only stand between tokens here: JSON escapes them within strings.
         payload = payload.translate(_LINE_BREAKS)
@@ -108,10 +105,7 @@ class EmissionReader:
             timestamp, instant = self._stamp.with_instant()
         else:
             timestamp = item.timestamp
-            try:
-                instant = timestamps.parse(timestamp)
-            except ValueError as error:
-                raise _bad(path, "timestamp", str(error)) from None
+            instant = instant_of(timestamp, path)
         tail = make_tail(msgspec.json.encode(item.type), payload, timestamp)
         size = len(tail) + 1  # and the opening brace
         if self._max_event and size > self._max_event:
@@ -121,8 +115,7 @@ class EmissionReader:
                 f"the event has {size} bytes as a message, at most {self._max_event} are taken",
                 status=413,
             )
-        if _nesting_exceeds(payload, MAX_NESTING):
-            raise _bad(path, "payload", f"nested deeper than {MAX_NESTING} levels")
+        check_nesting(payload, path)
         return tail, timestamp, instant
 
     def _emission(
@@ -146,9 +139,8 @@ class EmissionReader:
             raise _bad(path, "key", "only a durable event can have a key, this one is transient")
         if conflate is not None and durable:
             raise _bad(path, "conflate", "only a transient event can conflate, this one is durable")
-        for name, value in (("key", key), ("conflate", conflate)):
-            if value is not None and CONTROL.search(value):
-                raise _bad(path, name, "expected no control characters")
+        check_name("key", key, path)
+        check_name("conflate", conflate, path)
         return Emission(user, tail, timestamp, instant, durable, key, conflate, index)
 
 
@@ -156,8 +148,7 @@ def _users(item: EmissionBody, path: str) -> list[str]:
     if item.userId is not UNSET:
         if item.userIds is not UNSET:
             raise _bad(path, "userIds", "expected either userId or userIds, not both")
-        if (fault := user_id_fault(item.userId)) is not None:
-            raise _bad(path, "userId", fault)
+        check_user("userId", item.userId, path)
         return [item.userId]
     if item.userIds is UNSET:
         raise _bad(path, "userId", "expected userId or userIds, neither is there")
@@ -165,10 +156,42 @@ def _users(item: EmissionBody, path: str) -> list[str]:
     for index, user in enumerate(item.userIds):
         if user in seen:
             raise _bad(path, f"userIds[{index}]", "this user stands in the list twice")
-        if (fault := user_id_fault(user)) is not None:
-            raise _bad(path, f"userIds[{index}]", fault)
+        check_user(f"userIds[{index}]", user, path)
         seen.add(user)
     return item.userIds
+
+
+def check_user(field: str, user: str, path: str = "") -> None:
+    """Raise `EmissionError` for what is no user's id."""
+    if (fault := user_id_fault(user)) is not None:
+        raise _bad(path, field, fault)
+
+
+def check_name(field: str, name: str | None, path: str = "") -> None:
+    """Raise `EmissionError` for a type or a key with a control character; None is right."""
+    if name is not None and CONTROL.search(name):
+        raise _bad(path, field, "expected no control characters")
+
+
+def check_type(event_type: str, path: str = "") -> None:
+    """Raise `EmissionError` for a type that no event may have."""
+    check_name("type", event_type, path)
+    if event_type.startswith(RESERVED_PREFIX):
+        raise _bad(path, "type", f"types that begin with {RESERVED_PREFIX} are reserved")
+
+
+def check_nesting(payload: bytes, path: str = "") -> None:
+    """Raise `EmissionError` for a payload that is nested deeper than devices could read."""
+    if _nesting_exceeds(payload, MAX_NESTING):
+        raise _bad(path, "payload", f"nested deeper than {MAX_NESTING} levels")
+
+
+def instant_of(timestamp: str, path: str = "") -> int:
+    """Return a timestamp in nanoseconds since 1970. Raises `EmissionError`."""
+    try:
+        return timestamps.parse(timestamp)
+    except ValueError as error:
+        raise _bad(path, "timestamp", str(error)) from None
 
 
 def _nesting_exceeds(payload: bytes, limit: int) -> bool:

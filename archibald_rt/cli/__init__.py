@@ -9,6 +9,7 @@ from jwt.warnings import InsecureKeyLengthWarning
 from archibald_rt import __version__
 from archibald_rt.cli.config import config
 from archibald_rt.cli.emit import emit
+from archibald_rt.cli.log import log
 from archibald_rt.cli.serve import serve
 from archibald_rt.cli.tail import tail
 from archibald_rt.cli.token import token
@@ -24,7 +25,7 @@ def cli() -> None:
     """Real-time job events: emit them here, and no device misses one."""
 
 
-for command in (serve, emit, tail, token, config):
+for command in (serve, emit, tail, token, log, config):
     cli.add_command(command)
 
 

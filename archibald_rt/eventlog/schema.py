@@ -3,13 +3,13 @@
 import contextlib
 import fcntl
 import os
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from archibald_rt.errors import LogOpenError
+from archibald_rt.errors import LogInUseError, LogOpenError
+from archibald_rt.eventlog.epochs import new_epoch, start_backup
 
 APPLICATION_ID = 0x41525431
 """Marks a SQLite file as a log of ours (``PRAGMA application_id``; the letters ``ART1``)."""
@@ -74,13 +74,13 @@ def open_writer(path: Path) -> sqlite3.Connection:
     What is on disk is checked and checkpointed first, so that nothing is served that a power
     cut could take back. Raises `LogOpenError`, and leaves a file that is no log as it is.
     """
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        blank = _is_blank(path)
+        blank = is_blank(path)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             if blank:
-                _create(connection)
+                create(connection)
             _configure(connection)
         except BaseException:
             connection.close()
@@ -98,14 +98,14 @@ def exclusive(path: Path) -> Iterator[None]:
     and then has a WAL for each. Raises `LogOpenError`, also where only the WAL of a log is
     left, which SQLite would throw away.
     """
-    with _explained(path), contextlib.ExitStack() as locks:
+    with explained(path), contextlib.ExitStack() as locks:
         path.parent.mkdir(parents=True, exist_ok=True)
         # By one name, however many links lead to it.
         place = path.resolve()
-        _lock(path, locks.enter_context(place.with_name(place.name + ".lock").open("wb")))
-        wal = place.with_name(place.name + "-wal")
+        _lock(path, locks.enter_context(lock_path(place).open("wb")))
+        wal = wal_path(place)
         # Making a log never leaves this: the file is synced before it has a WAL.
-        if _is_empty(place) and not _is_empty(wal):
+        if is_empty(place) and not is_empty(wal):
             raise LogOpenError(
                 f"log {path}: nothing is in it, but {wal.name} holds what was committed last; "
                 "put the file back, or move both away to begin a new log"
@@ -118,17 +118,41 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Open a connection that can only read. Raises `LogOpenError`."""
-    with _explained(path):
+def lock_path(place: Path) -> Path:
+    """Return the file whose lock holds the log at `place`, a path without links."""
+    return place.with_name(place.name + ".lock")
+
+
+def wal_path(place: Path) -> Path:
+    """Return the file of what was committed and is not yet in the database at `place`."""
+    return place.with_name(place.name + "-wal")
+
+
+def shm_path(place: Path) -> Path:
+    """Return the file of SQLite's memory of that WAL, shared between processes."""
+    return place.with_name(place.name + "-shm")
+
+
+def open_reader(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
+    """Open a connection that can only read; see `reader_uri`. Raises `LogOpenError`."""
+    with explained(path):
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro",
+            reader_uri(path, immutable=immutable),
             uri=True,
             isolation_level=None,
             check_same_thread=False,
         )
         connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def reader_uri(path: Path, *, immutable: bool = False) -> str:
+    """Return the URI by which SQLite opens the log to read it.
+
+    ``immutable`` is for a file that nobody changes meanwhile and that has no WAL: then SQLite
+    makes no files beside it, and needs no right to; what a WAL holds it would not see.
+    """
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
 
 
 def read_epoch(connection: sqlite3.Connection) -> str:
@@ -154,23 +178,22 @@ def read_last_stamp(connection: sqlite3.Connection) -> int:
     return 0 if row is None else int(row[0])
 
 
-def new_epoch() -> str:
-    """Make a name for a log: short, and not to be guessed or met twice."""
-    return secrets.token_hex(6)
-
-
 def _lock(path: Path, file: IO[bytes]) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise LogOpenError(f"log {path}: another server is running on it") from None
+        raise LogInUseError(
+            f"log {path}: another server is running on it, or a log command"
+        ) from None
 
 
-def _is_empty(path: Path) -> bool:
+def is_empty(path: Path) -> bool:
+    """Whether a file has no byte, or isn't there."""
     return not path.exists() or path.stat().st_size == 0
 
 
-def _create(connection: sqlite3.Connection) -> None:
+def create(connection: sqlite3.Connection) -> None:
+    """Make an empty log of a file that holds nothing."""
     # auto_vacuum has an effect only before the first table.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -189,16 +212,18 @@ def _configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
     connection.execute("SELECT seq FROM commits ORDER BY seq DESC LIMIT 1").fetchone()
+    start_backup(connection)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     # While it serves, everything emitted waits behind a commit that waits for another program
     # (a shell, a tool that looks at the file), transient events as well.
     connection.execute(f"PRAGMA busy_timeout = {_LONGEST_WAIT_MS}")
 
 
-def _is_blank(path: Path) -> bool:
+def is_blank(path: Path, *, immutable: bool = False) -> bool:
     """Whether there is nothing at `path` yet, or only what a crash left of making it.
 
-    Looks without writing. Raises `LogOpenError` for a file that holds something else.
+    Looks without writing; ``immutable`` is as in `reader_uri`. Raises `LogOpenError` for a
+    file that holds something else.
     """
     try:
         with path.open("rb") as file:
@@ -209,7 +234,7 @@ def _is_blank(path: Path) -> bool:
         return True
     if header != _MAGIC:
         raise LogOpenError(f"log {path}: not a SQLite file; check [log] path")
-    with contextlib.closing(open_reader(path)) as connection:
+    with contextlib.closing(open_reader(path, immutable=immutable)) as connection:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -226,14 +251,20 @@ def _is_blank(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn what SQLite and the system say of a file into one line for the operator."""
     try:
         yield
     except sqlite3.Error as error:
-        advice = _ADVICE.get(error.sqlite_errorcode & 0xFF, "check the file and [log] path")
-        raise LogOpenError(f"log {path}: {error}; {advice}") from error
+        raise open_error(path, error) from error
     except OSError as error:
         raise LogOpenError(f"log {path}: {error.strerror}; check [log] path") from error
     except ValueError as error:
         raise LogOpenError(f"log {path}: {error}; check [log] path") from error
+
+
+def open_error(path: Path, error: sqlite3.Error) -> LogOpenError:
+    """Return what SQLite says of a file as one line for the operator."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    advice = _ADVICE.get(code & 0xFF, "check the file and [log] path")
+    return LogOpenError(f"log {path}: {error}; {advice}")

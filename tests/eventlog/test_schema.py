@@ -186,7 +186,7 @@ class Dying(sqlite3.Connection):
 
 
 def die_creating(path: Path) -> None:
-    schema._create(sqlite3.connect(path, isolation_level=None, factory=Dying))  # noqa: SLF001 - half-way
+    schema.create(sqlite3.connect(path, isolation_level=None, factory=Dying))
 
 
 @pytest.mark.gen_test

@@ -1,0 +1,183 @@
+"""Whether a log is whole: what SQLite says of the file, and what only we know of its rows."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+from msgspec import Raw
+
+from archibald_rt.emissions import instant_of
+from archibald_rt.errors import EmissionError
+from archibald_rt.eventlog import schema
+from archibald_rt.eventlog.access import Progress, reading, unheard
+from archibald_rt.eventlog.ndjson import EPOCH, MAX_MILLISECONDS
+from archibald_rt.eventlog.statements import snapshot
+from archibald_rt.events import make_tail
+
+STEP = 1000
+"""How many rows are looked at in one read transaction."""
+
+SQLITES_OWN = 20
+"""How many faults SQLite looks for; what is damaged once is damaged in many places."""
+
+_SHOWN = 60
+
+_COMMITS = """
+SELECT commits.seq, commits.user, committed, events.seq
+FROM commits LEFT JOIN events ON events.user = commits.user AND events.seq = commits.seq
+WHERE commits.seq > ? ORDER BY commits.seq LIMIT ?
+"""
+_EVENTS = """
+SELECT events.user, events.seq, instant, key, tail, commits.seq, watermarks.seq
+FROM events
+LEFT JOIN commits ON commits.seq = events.seq AND commits.user = events.user
+LEFT JOIN watermarks ON watermarks.user = events.user
+WHERE (events.user, events.seq) > (?, ?) ORDER BY events.user, events.seq LIMIT ?
+"""
+_HIGHEST = """
+SELECT max(
+    coalesce((SELECT max(seq) FROM commits), 0), coalesce((SELECT max(seq) FROM watermarks), 0)
+)
+"""
+
+
+class _Tail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: str
+    payload: Raw
+    timestamp: str
+
+
+_tail = msgspec.json.Decoder(_Tail)
+
+
+def check(path: Path, *, full: bool = False, progress: Progress = unheard) -> Iterator[str]:
+    """Yield what is wrong with the log at `path`, a plain line each; nothing if it is good.
+
+    Looks at every row, in steps, beside a running server or without one. SQLite looks at
+    every page first, in one read transaction, and with ``full`` also at whether its indexes
+    and tables say the same; where it finds a fault, nothing else is looked for. Raises
+    `LogOpenError` for a file that can't be read at all.
+    """
+    with reading(path) as source, source.connected() as connection:
+        progress("reading every page", 0, None)
+        if faults := _of_the_file(connection, full=full):
+            yield from faults
+            return
+        yield from _of_meta(connection)
+        (total,) = connection.execute("SELECT count(*) FROM commits").fetchone()
+        yield from _of_commits(connection, total, progress)
+        yield from _of_events(connection, total, progress)
+
+
+def _of_the_file(connection: sqlite3.Connection, *, full: bool) -> list[str]:
+    name = "integrity_check" if full else "quick_check"
+
+    def look() -> list[str]:
+        rows = connection.execute(f"PRAGMA {name}({SQLITES_OWN})").fetchall()
+        # A row may have several lines.
+        return [line for (text,) in rows for line in text.splitlines() if line != "ok"]
+
+    # In a thread of its own, since it is minutes in which this one could not be interrupted.
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        try:
+            return looking.result()
+        except BaseException:
+            connection.interrupt()
+            raise
+
+
+def _of_meta(connection: sqlite3.Connection) -> Iterator[str]:
+    with snapshot(connection):
+        row = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+        head = schema.read_head(connection)
+        (highest,) = connection.execute(_HIGHEST).fetchone()
+    if row is None:
+        yield "the log has no epoch"
+    elif not (isinstance(row[0], str) and re.search(EPOCH, row[0])):
+        yield f"the epoch {_shown(row[0])} can't be a part of a cursor"
+    if highest > head:
+        yield f"seq {highest} was given, but the next would be {head + 1}"
+
+
+def _of_commits(connection: sqlite3.Connection, total: int, progress: Progress) -> Iterator[str]:
+    last, done = 0, 0
+    while rows := connection.execute(_COMMITS, (last, STEP)).fetchall():
+        for seq, user, committed, event in rows:
+            if event is None:
+                yield f"commit {seq}: its event, of {_named(user)}, is missing"
+            elif not (isinstance(committed, int) and 0 <= committed <= MAX_MILLISECONDS):
+                yield f"commit {seq}: its time {_shown(committed)} is none"
+        last = rows[-1][0]
+        done += len(rows)
+        progress("checking commits", done, total)
+
+
+def _of_events(connection: sqlite3.Connection, total: int, progress: Progress) -> Iterator[str]:
+    user, seq, done = b"", 0, 0
+    while True:
+        found: list[str] = []
+        before = done
+        # Row by row, since a step of large events need not fit into memory; said after it,
+        # since whoever hears it may take their time.
+        for row in connection.execute(_EVENTS, (user, seq, STEP)):
+            user, seq, *_ = row
+            done += 1
+            fault = _of_event(*row)
+            if fault is not None:
+                found.append(f"event {seq} of {_named(user)}: {fault}")
+        yield from found
+        if done == before:
+            return
+        progress("checking events", done, total)
+
+
+def _of_event(
+    user: bytes,
+    seq: int,
+    instant: int,
+    key: bytes | None,
+    tail: bytes,
+    commit: int | None,
+    watermark: int | None,
+) -> str | None:
+    if commit is None:
+        return "it has no commit"
+    if watermark is not None and watermark >= seq:
+        return f"it was to be deleted, together with all up to {watermark}"
+    try:
+        for text in (user, key or b"", tail):
+            text.decode()
+    except (UnicodeDecodeError, AttributeError) as error:
+        return f"it is not UTF-8: {error}"
+    return _of_message(tail, instant)
+
+
+def _of_message(tail: bytes, instant: int) -> str | None:
+    try:
+        message = _tail.decode(b"{" + tail)
+        right = instant_of(message.timestamp)
+    except EmissionError as error:
+        return error.detail
+    except (msgspec.MsgspecError, RecursionError) as error:
+        return f"its message can't be read: {error}"
+    event_type = msgspec.json.encode(message.type)
+    if make_tail(event_type, bytes(message.payload), message.timestamp) != tail or b"\n" in tail:
+        return "its message is not written as the server writes it"
+    if instant != right:
+        return f"its instant is {_shown(instant)}, its timestamp says {right}"
+    return None
+
+
+def _named(user: object) -> str:
+    if user == schema.EVERYBODY:
+        return "the broadcasts"
+    return f"user {_shown(user.decode(errors='replace') if isinstance(user, bytes) else user)}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

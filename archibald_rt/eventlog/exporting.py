@@ -1,0 +1,121 @@
+"""An export of a log: its lines in the order of the seqs, in steps, beside a running server."""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from archibald_rt.errors import LogCopyError
+from archibald_rt.eventlog import schema
+from archibald_rt.eventlog.access import Progress, reading, unheard
+from archibald_rt.eventlog.ndjson import Header, Line, Watermark, write_event, write_header
+from archibald_rt.eventlog.statements import snapshot
+
+STEP = 1000
+"""How many events are read in one read transaction."""
+
+STEP_BYTES = 8 * 1024 * 1024
+"""After how many bytes a step ends sooner, so that large events take no more memory."""
+
+_CACHE = "PRAGMA cache_size = -65536"  # 64 MiB: neighbours by seq lie far apart in the table
+
+_ROWS = """
+SELECT commits.seq, commits.user, committed, key, tail
+FROM commits LEFT JOIN events USING (user, seq)
+WHERE commits.seq > ? AND commits.seq <= ? ORDER BY commits.seq LIMIT ?
+"""
+_FIRST_AND_LAST = """
+SELECT (SELECT seq FROM commits ORDER BY seq LIMIT 1),
+       (SELECT seq FROM commits ORDER BY seq DESC LIMIT 1)
+"""
+_COUNT = "SELECT count(*) FROM commits"
+# Those that can still matter: a device of the new log begins no lower than just below the
+# first event, and a watermark there or below says nothing to it.
+_WATERMARKS = "SELECT user, min(seq, :head) FROM watermarks WHERE seq >= :first ORDER BY user"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What became of an export: how many events it holds, and the log's head when it began."""
+
+    events: int
+    head: int
+
+
+def export(path: Path, write: Callable[[bytes], object], *, progress: Progress = unheard) -> Export:
+    """Write the log at `path` as lines, whether a server runs on it or not.
+
+    ``write`` gets them in pieces. All that was committed before the call is in them. Raises
+    `LogOpenError`, and `LogCopyError` for a row that can't be written.
+    """
+    with reading(path) as source, source.connected() as connection:
+        connection.execute(_CACHE)
+        exporting = _Exporting(connection, progress)
+        for piece in exporting.pieces():
+            write(piece)
+    return Export(exporting.events, exporting.head)
+
+
+class _Exporting:
+    """One export under way.
+
+    Events that lie ahead may be deleted while it goes on. So the last line is held back until
+    it is known what was: it says so, as far as the first line did not.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, progress: Progress) -> None:
+        self._connection = connection
+        self._progress = progress
+        self.head = 0
+        self.events = 0
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the lines; no read transaction is open meanwhile."""
+        with snapshot(self._connection):
+            self.head = schema.read_head(self._connection)
+            epoch = schema.read_epoch(self._connection)
+            first, last = self._connection.execute(_FIRST_AND_LAST).fetchone()
+            known = self._watermarks(first)
+            lines = self._step(0)
+        yield write_header(Header(epoch, self.head, last or 0, known))
+        (total,) = self._connection.execute(_COUNT).fetchone()
+        while lines:
+            *rest, held = lines
+            self.events += len(lines)
+            yield b"".join(map(_written, rest))
+            self._progress("exporting", self.events, total)
+            with snapshot(self._connection):
+                lines = self._step(held.seq)
+                # At the end at one moment with the last look: whatever was missed is in it.
+                watermarks = known if lines else self._watermarks(first)
+            raised = sorted(set(watermarks).difference(known))
+            yield _written(msgspec.structs.replace(held, watermarks=raised))
+
+    def _step(self, after: int) -> list[Line]:
+        lines: list[Line] = []
+        size = 0
+        rows = self._connection.execute(_ROWS, (after, self.head, STEP))
+        for seq, user, committed, key, tail in rows:
+            if tail is None:
+                raise LogCopyError(f"event {seq} is missing in the log; see `log check`")
+            lines.append(Line(seq, user, committed, key, tail))
+            size += len(tail)
+            if size >= STEP_BYTES:
+                break
+        rows.close()
+        return lines
+
+    def _watermarks(self, first: int | None) -> Sequence[Watermark]:
+        values = {"first": first, "head": self.head}
+        return self._connection.execute(_WATERMARKS, values).fetchall()
+
+
+def _written(line: Line) -> bytes:
+    try:
+        return write_event(line)
+    except UnicodeDecodeError:
+        raise LogCopyError(
+            f"event {line.seq}: its user or key is not UTF-8; see `log check`"
+        ) from None

@@ -1,0 +1,184 @@
+"""An import of an exported log: every line checked, all of it or nothing, in bounded memory."""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from archibald_rt.errors import EmissionError, LogCopyError, LogOpenError
+from archibald_rt.eventlog import schema
+from archibald_rt.eventlog.access import Progress, permissions, unheard
+from archibald_rt.eventlog.copying import drop_what_is_gone, fast_and_new, finish, set_head
+from archibald_rt.eventlog.ndjson import Header, Line, read_event, read_header
+from archibald_rt.eventlog.staging import explained, staged
+from archibald_rt.eventlog.statements import BY_KEY, INSERT, INSERT_COMMIT
+
+MAX_LINE = 1_000_000_000
+"""How many bytes a line may have; SQLite takes no longer value."""
+
+HEARD_EVERY = 1000
+"""After how many lines progress is told."""
+
+_CACHE = "PRAGMA cache_size = -262144"  # 256 MiB: neighbours by seq lie far apart in the table
+_NEW_FILE = 0o666
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What became of an import: how many events the log holds, its head and its new epoch."""
+
+    events: int
+    head: int
+    epoch: str
+
+
+def import_(path: Path, file: BinaryIO, *, progress: Progress = unheard) -> Import:
+    """Read an export from `file` into a log at `path` that is new or empty.
+
+    Seqs, commit times, keys, bytes and watermarks are kept; the epoch is a new one. Nothing
+    is there before all of it is, on disk. Raises `LogOpenError` for a log that is in use or
+    holds something, and `LogCopyError`, which names the line, for what can't be read.
+    """
+    with schema.exclusive(path):
+        with schema.explained(path):
+            mode = _require_empty(path)
+            place = path.resolve()
+        with staged(place, mode=mode, replace=True) as beside:
+            with closing(sqlite3.connect(beside, isolation_level=None)) as connection:
+                try:
+                    fast_and_new(connection)
+                    result = _Importing(connection, file, progress).run()
+                    finish(connection)
+                except sqlite3.Error as error:
+                    raise LogCopyError(f"{path}: {error}") from error
+            # The empty log's WAL must not be taken for the new one's. Nothing is in it.
+            for companion in (schema.wal_path(place), schema.shm_path(place)):
+                companion.unlink(missing_ok=True)
+    return result
+
+
+def _require_empty(path: Path) -> int:
+    """Check that there is nothing at `path` to lose; returns the permissions of a new file."""
+    if schema.is_blank(path):
+        return permissions(path) if path.exists() else _NEW_FILE
+    with closing(schema.open_writer(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        for (table,) in tables.fetchall():
+            # Of a log that was never used `meta` says its epoch, and nothing else has a row.
+            if table != "meta" and connection.execute(f'SELECT 1 FROM "{table}"').fetchone():  # noqa: S608 - its own
+                raise LogOpenError(
+                    f"log {path}: is not empty; import into a new one and set [log] path to it"
+                )
+    return permissions(path)
+
+
+class _Importing:
+    """One import under way, into a file that is nobody's log yet."""
+
+    def __init__(self, connection: sqlite3.Connection, file: BinaryIO, progress: Progress) -> None:
+        self._connection = connection
+        self._file = file
+        self._progress = progress
+        # The number of the line that was read last, and how many bytes were read.
+        self._number = 0
+        self._read = 0
+
+    def run(self) -> Import:
+        """Read all of the file."""
+        self._connection.execute(_CACHE)
+        header = self._header()
+        self._connection.execute("BEGIN")
+        watermarks = self._events(header)
+        self._connection.executemany("INSERT INTO watermarks VALUES (?, ?)", watermarks.items())
+        drop_what_is_gone(self._connection)
+        set_head(self._connection, header.head)
+        self._connection.execute("COMMIT")
+        (events,) = self._connection.execute("SELECT count(*) FROM commits").fetchone()
+        return Import(events, header.head, schema.read_epoch(self._connection))
+
+    def _header(self) -> Header:
+        for data in self._lines():
+            with self._named():
+                return read_header(data)
+        raise LogCopyError("the input is empty: expected the line about a log")
+
+    def _events(self, header: Header) -> dict[bytes, int]:
+        """Store all events; returns the watermarks as they are after the last."""
+        watermarks = dict(header.watermarks)
+        total = _size(self._file)
+        at_end = Line(0, b"", 0, None, b"")
+        for data in self._lines():
+            with self._named():
+                if at_end.watermarks:
+                    raise _bad(
+                        "watermarks", f"only the last line has them, not line {self._number - 1}"
+                    )
+                line = read_event(data, header.head)
+                _check_place(line, at_end.seq, header, watermarks)
+                self._store(line)
+            at_end = line
+            if self._number % HEARD_EVERY == 0:
+                self._progress("importing", self._read, total)
+        if at_end.seq != header.last and not at_end.watermarks:
+            raise LogCopyError(
+                f"the input is cut off after line {self._number}: it says that seq {header.last}"
+                " is the last"
+            )
+        for user, seq in at_end.watermarks:
+            watermarks[user] = max(seq, watermarks.get(user, 0))
+        return watermarks
+
+    def _store(self, line: Line) -> None:
+        try:
+            row = (line.user, line.seq, line.instant, line.key, line.tail)
+            self._connection.execute(INSERT, row)
+        except sqlite3.IntegrityError:
+            (first, _) = self._connection.execute(BY_KEY, (line.user, line.key)).fetchone()
+            raise _bad("key", f"this user's event {first} has the same") from None
+        self._connection.execute(INSERT_COMMIT, (line.seq, line.user, line.committed))
+
+    def _lines(self) -> Iterator[bytes]:
+        while True:
+            with explained(self._file.name):
+                data = self._file.readline(MAX_LINE + 1)
+            if not data:
+                return
+            self._number += 1
+            self._read += len(data)
+            if len(data) > MAX_LINE:
+                raise LogCopyError(
+                    f"line {self._number}: longer than {MAX_LINE} bytes, which no log can hold"
+                )
+            yield data
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say in which line something is wrong."""
+        try:
+            yield
+        except EmissionError as error:
+            raise LogCopyError(f"line {self._number}: {error.detail}") from None
+
+
+def _check_place(line: Line, before: int, header: Header, watermarks: dict[bytes, int]) -> None:
+    if line.seq <= before:
+        raise _bad("seq", f"expected one above {before}, the line before's")
+    if line.seq > header.last:
+        raise _bad("seq", f"expected none above {header.last}, the last as line 1 has it")
+    if line.seq <= watermarks.get(line.user, 0):
+        raise _bad("seq", "expected one above the user's watermark in line 1")
+
+
+def _bad(field: str, expected: str) -> EmissionError:
+    return EmissionError(f"{field}: {expected}", field=field)
+
+
+def _size(file: BinaryIO) -> int | None:
+    """Return how many bytes a file has; None for what has no end yet, such as a pipe."""
+    with explained(file.name):
+        status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
