@@ -11,6 +11,7 @@
     ├── DrainingError          the server is going away (HTTP 503)
     └── LogError               the event log
         ├── LogOpenError       its file can't be used (exit 1)
+        │   └── LogInUseError  another process holds it (exit 1)
         ├── LogCopyError       a copy of it can't be made or read (exit 1)
         ├── LogUnavailableError  nothing was stored; later it may work again (HTTP 503)
         └── LogBrokenError     what is stored is unknown; only a restart tells (HTTP 504, exit 1)
@@ -91,6 +92,10 @@ class LogError(ArchibaldError):
 
 class LogOpenError(LogError):
     """The log's file can't be opened as a log; the file is as it was."""
+
+
+class LogInUseError(LogOpenError):
+    """Another process holds the log: a server, or a command."""
 
 
 class LogCopyError(LogError):

@@ -14,7 +14,7 @@ from archibald_rt import logs
 from archibald_rt.cli.options import config_option, load_settings
 from archibald_rt.cli.progress import shown
 from archibald_rt.errors import ArchibaldError, ConfigError
-from archibald_rt.eventlog.access import permissions, writing
+from archibald_rt.eventlog.access import permissions, write_access
 from archibald_rt.eventlog.checking import check as check_log
 from archibald_rt.eventlog.copying import back_up
 from archibald_rt.eventlog.epochs import replace_epoch
@@ -100,7 +100,7 @@ def new_epoch(config_path: Path | None) -> None:
     """Make another log of it for all devices, as after a restored copy; print its epoch."""
     settings = load_settings(config_path)
     logs.configure(level=settings.logging.level, log_format=settings.logging.format)
-    with writing(_path(config_path)) as connection:
+    with write_access(_path(config_path)) as connection:
         epoch = replace_epoch(connection)
     click.echo(epoch)
 

@@ -28,7 +28,7 @@ def unheard(_what: str, _done: int, _total: int | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A log that may be read; made by `reading`."""
+    """A log that may be read; made by `read_access`."""
 
     path: Path
     immutable: bool
@@ -57,7 +57,7 @@ class _Lock(Enum):
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Source]:
+def read_access(path: Path) -> Iterator[Source]:
     """Let the log at `path` be read until the block ends, whether a server runs on it or not.
 
     Changes nothing and makes no file, except the shared memory of a WAL that a crash left.
@@ -84,7 +84,7 @@ def reading(path: Path) -> Iterator[Source]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[sqlite3.Connection]:
+def write_access(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a log that is there, for this process alone, until the block ends.
 
     What a crash left is recovered first, as at a server's start. Raises `LogOpenError`, also

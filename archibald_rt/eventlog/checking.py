@@ -12,9 +12,9 @@ from msgspec import Raw
 from archibald_rt.emissions import instant_of
 from archibald_rt.errors import EmissionError
 from archibald_rt.eventlog import schema
-from archibald_rt.eventlog.access import Progress, reading, unheard
+from archibald_rt.eventlog.access import Progress, read_access, unheard
 from archibald_rt.eventlog.ndjson import EPOCH, MAX_MILLISECONDS
-from archibald_rt.eventlog.statements import snapshot
+from archibald_rt.eventlog.transactions import reading
 from archibald_rt.events import make_tail
 
 STEP = 1000
@@ -26,8 +26,10 @@ SQLITES_OWN = 20
 _SHOWN = 60
 
 _COMMITS = """
-SELECT commits.seq, commits.user, committed, events.seq
-FROM commits LEFT JOIN events ON events.user = commits.user AND events.seq = commits.seq
+SELECT commits.seq, commits.user, committed, events.seq, watermarks.seq
+FROM commits
+LEFT JOIN events ON events.user = commits.user AND events.seq = commits.seq
+LEFT JOIN watermarks ON watermarks.user = commits.user
 WHERE commits.seq > ? ORDER BY commits.seq LIMIT ?
 """
 _EVENTS = """
@@ -61,7 +63,7 @@ def check(path: Path, *, full: bool = False, progress: Progress = unheard) -> It
     and tables say the same; where it finds a fault, nothing else is looked for. Raises
     `LogOpenError` for a file that can't be read at all.
     """
-    with reading(path) as source, source.connected() as connection:
+    with read_access(path) as source, source.connected() as connection:
         progress("reading every page", 0, None)
         if faults := _of_the_file(connection, full=full):
             yield from faults
@@ -91,7 +93,7 @@ def _of_the_file(connection: sqlite3.Connection, *, full: bool) -> list[str]:
 
 
 def _of_meta(connection: sqlite3.Connection) -> Iterator[str]:
-    with snapshot(connection):
+    with reading(connection):
         row = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
         head = schema.read_head(connection)
         (highest,) = connection.execute(_HIGHEST).fetchone()
@@ -104,13 +106,18 @@ def _of_meta(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _of_commits(connection: sqlite3.Connection, total: int, progress: Progress) -> Iterator[str]:
-    last, done = 0, 0
+    last, done, before = 0, 0, 0
     while rows := connection.execute(_COMMITS, (last, STEP)).fetchall():
-        for seq, user, committed, event in rows:
-            if event is None:
+        for seq, user, committed, event, watermark in rows:
+            # Pruning deletes events first, and what tells of them later.
+            if event is None and (watermark is None or watermark < seq):
                 yield f"commit {seq}: its event, of {_named(user)}, is missing"
-            elif not (isinstance(committed, int) and 0 <= committed <= MAX_MILLISECONDS):
+            if not (isinstance(committed, int) and 0 <= committed <= MAX_MILLISECONDS):
                 yield f"commit {seq}: its time {_shown(committed)} is none"
+            elif committed < before:
+                yield f"commit {seq}: its time {committed} is before the last one's, {before}"
+            else:
+                before = committed
         last = rows[-1][0]
         done += len(rows)
         progress("checking commits", done, total)

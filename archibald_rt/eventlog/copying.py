@@ -2,8 +2,8 @@
 
 A step is one short read transaction, since a long one would keep the WAL growing. Between two
 of them events may be appended and deleted, and the copy comes out exact all the same: nothing
-above the head that was read first is copied; what is deleted is always a prefix of one user's
-events, and the watermarks, copied last, say how much of it.
+above the head that was read first is copied; what is deleted is always the oldest that a user
+has left, and the watermarks, copied last, say up to where.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from archibald_rt.errors import LogCopyError
 from archibald_rt.eventlog import schema
-from archibald_rt.eventlog.access import Progress, permissions, reading, unheard
+from archibald_rt.eventlog.access import Progress, permissions, read_access, unheard
 from archibald_rt.eventlog.epochs import mark_backup
 from archibald_rt.eventlog.staging import staged
 
@@ -27,7 +27,6 @@ SELECT * FROM source.events
 WHERE (user, seq) > (:user, :seq) AND seq <= :head ORDER BY user, seq LIMIT :step
 """
 _LAST_EVENT = "SELECT user, seq FROM main.events ORDER BY user DESC, seq DESC LIMIT 1"
-# Commits after the events: what has a commit now, had its event then.
 _COMMITS = """
 INSERT INTO main.commits
 SELECT * FROM source.commits WHERE seq > :seq AND seq <= :head ORDER BY seq LIMIT :step
@@ -35,12 +34,23 @@ SELECT * FROM source.commits WHERE seq > :seq AND seq <= :head ORDER BY seq LIMI
 _LAST_COMMIT = "SELECT seq FROM main.commits ORDER BY seq DESC LIMIT 1"
 _HEAD = "SELECT seq FROM source.sqlite_sequence WHERE name = 'commits'"
 _COUNT = "SELECT count(*) FROM source.commits WHERE seq <= ?"
-# What only this process writes for itself, and what makes the copy another log.
-_META = "INSERT OR REPLACE INTO main.meta SELECT * FROM source.meta WHERE name <> 'probe'"
+# Without what the server noted of its own work: it has not done it on the copy.
+_META = """
+INSERT OR REPLACE INTO main.meta
+SELECT * FROM source.meta WHERE name NOT IN ('probe', 'counted')
+"""
 _WATERMARKS = "UPDATE main.watermarks SET seq = min(seq, ?)"
-_GONE = """
-SELECT events.user, events.seq FROM watermarks
-CROSS JOIN events ON events.user = watermarks.user AND events.seq <= watermarks.seq
+_DROP_EVENTS = """
+DELETE FROM main.events WHERE (user, seq) IN (
+    SELECT events.user, events.seq FROM main.watermarks
+    CROSS JOIN main.events ON events.user = watermarks.user AND events.seq <= watermarks.seq
+)
+"""
+# More than those: commits may tell of events that had gone before these were copied.
+_DROP_COMMITS = """
+DELETE FROM main.commits WHERE seq <= (
+    SELECT watermarks.seq FROM main.watermarks WHERE watermarks.user = commits.user
+)
 """
 # Copied by themselves; all other tables are small and copied whole, watermarks among them.
 _APART = frozenset({"meta", "events", "commits", "sqlite_sequence"})
@@ -67,7 +77,7 @@ def back_up(path: Path, destination: Path, *, progress: Progress = unheard) -> B
     for the log and `LogCopyError` for the copy, which is then not there.
     """
     mode = permissions(path)
-    with staged(destination, mode=mode) as beside, reading(path) as source:
+    with staged(destination, mode=mode) as beside, read_access(path) as source:
         uri = f"{beside.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None)
         with closing(connection):
@@ -104,12 +114,10 @@ def set_head(connection: sqlite3.Connection, head: int) -> None:
 
 
 def drop_what_is_gone(connection: sqlite3.Connection) -> None:
-    """Delete the events that the watermarks say are gone."""
-    for deletion in (
-        f"DELETE FROM main.commits WHERE seq IN (SELECT seq FROM ({_GONE}))",  # noqa: S608 - our own words
-        f"DELETE FROM main.events WHERE (user, seq) IN ({_GONE})",  # noqa: S608 - as above
-    ):
-        connection.execute(deletion)
+    """Delete the events that the watermarks say are gone, and leave nothing of them."""
+    connection.execute("PRAGMA main.secure_delete = ON").fetchone()
+    connection.execute(_DROP_EVENTS)
+    connection.execute(_DROP_COMMITS)
 
 
 def _copied(connection: sqlite3.Connection, progress: Progress) -> Backup:

@@ -9,9 +9,9 @@ import msgspec
 
 from archibald_rt.errors import LogCopyError
 from archibald_rt.eventlog import schema
-from archibald_rt.eventlog.access import Progress, reading, unheard
+from archibald_rt.eventlog.access import Progress, read_access, unheard
 from archibald_rt.eventlog.ndjson import Header, Line, Watermark, write_event, write_header
-from archibald_rt.eventlog.statements import snapshot
+from archibald_rt.eventlog.transactions import reading
 
 STEP = 1000
 """How many events are read in one read transaction."""
@@ -23,13 +23,17 @@ _CACHE = "PRAGMA cache_size = -65536"  # 64 MiB: neighbours by seq lie far apart
 
 _ROWS = """
 SELECT commits.seq, commits.user, committed, key, tail
-FROM commits LEFT JOIN events USING (user, seq)
+FROM commits LEFT JOIN events ON events.user = commits.user AND events.seq = commits.seq
 WHERE commits.seq > ? AND commits.seq <= ? ORDER BY commits.seq LIMIT ?
 """
-_FIRST_AND_LAST = """
-SELECT (SELECT seq FROM commits ORDER BY seq LIMIT 1),
-       (SELECT seq FROM commits ORDER BY seq DESC LIMIT 1)
+# Commits may tell of events that have gone.
+_FIRST = """
+SELECT commits.seq FROM commits
+CROSS JOIN events ON events.user = commits.user AND events.seq = commits.seq
+ORDER BY commits.seq
 """
+_FIRST_AND_LAST = f"SELECT ({_FIRST} ASC LIMIT 1), ({_FIRST} DESC LIMIT 1)"
+_IS_GONE = "SELECT 1 FROM watermarks WHERE user = ? AND seq >= ?"
 _COUNT = "SELECT count(*) FROM commits"
 # Those that can still matter: a device of the new log begins no lower than just below the
 # first event, and a watermark there or below says nothing to it.
@@ -50,7 +54,7 @@ def export(path: Path, write: Callable[[bytes], object], *, progress: Progress =
     ``write`` gets them in pieces. All that was committed before the call is in them. Raises
     `LogOpenError`, and `LogCopyError` for a row that can't be written.
     """
-    with reading(path) as source, source.connected() as connection:
+    with read_access(path) as source, source.connected() as connection:
         connection.execute(_CACHE)
         exporting = _Exporting(connection, progress)
         for piece in exporting.pieces():
@@ -73,39 +77,46 @@ class _Exporting:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the lines; no read transaction is open meanwhile."""
-        with snapshot(self._connection):
+        with reading(self._connection):
             self.head = schema.read_head(self._connection)
             epoch = schema.read_epoch(self._connection)
             first, last = self._connection.execute(_FIRST_AND_LAST).fetchone()
-            known = self._watermarks(first)
-            lines = self._step(0)
+            known = watermarks = self._watermarks(first)
+            # With the first event in it, if there is one: a line that can say what is lost.
+            lines, reached = self._step((first or 1) - 1)
         yield write_header(Header(epoch, self.head, last or 0, known))
         (total,) = self._connection.execute(_COUNT).fetchone()
-        while lines:
-            *rest, held = lines
-            self.events += len(lines)
-            yield b"".join(map(_written, rest))
+        held: Line | None = None
+        while reached is not None:
+            if lines:
+                yield b"".join(map(_written, [held, *lines[:-1]] if held else lines[:-1]))
+                held = lines[-1]
+                self.events += len(lines)
             self._progress("exporting", self.events, total)
-            with snapshot(self._connection):
-                lines = self._step(held.seq)
+            with reading(self._connection):
+                lines, reached = self._step(reached)
                 # At the end at one moment with the last look: whatever was missed is in it.
-                watermarks = known if lines else self._watermarks(first)
+                watermarks = known if reached is not None else self._watermarks(first)
+        if held is not None:
             raised = sorted(set(watermarks).difference(known))
             yield _written(msgspec.structs.replace(held, watermarks=raised))
 
-    def _step(self, after: int) -> list[Line]:
+    def _step(self, after: int) -> tuple[list[Line], int | None]:
+        """Read some events; also returns up to which seq it looked, None if there is no more."""
         lines: list[Line] = []
-        size = 0
+        size, reached = 0, None
         rows = self._connection.execute(_ROWS, (after, self.head, STEP))
         for seq, user, committed, key, tail in rows:
-            if tail is None:
+            reached = seq
+            if tail is not None:
+                lines.append(Line(seq, user, committed, key, tail))
+                size += len(tail)
+            elif self._connection.execute(_IS_GONE, (user, seq)).fetchone() is None:
                 raise LogCopyError(f"event {seq} is missing in the log; see `log check`")
-            lines.append(Line(seq, user, committed, key, tail))
-            size += len(tail)
             if size >= STEP_BYTES:
                 break
         rows.close()
-        return lines
+        return lines, reached
 
     def _watermarks(self, first: int | None) -> Sequence[Watermark]:
         values = {"first": first, "head": self.head}

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -90,9 +90,12 @@ class _Importing:
     def run(self) -> Import:
         """Read all of the file."""
         self._connection.execute(_CACHE)
-        header = self._header()
         self._connection.execute("BEGIN")
-        watermarks = self._events(header)
+        try:
+            header = self._header()
+            watermarks = self._events(header)
+        except EmissionError as error:
+            raise LogCopyError(f"line {self._number}: {error.detail}") from None
         self._connection.executemany("INSERT INTO watermarks VALUES (?, ?)", watermarks.items())
         drop_what_is_gone(self._connection)
         set_head(self._connection, header.head)
@@ -102,8 +105,7 @@ class _Importing:
 
     def _header(self) -> Header:
         for data in self._lines():
-            with self._named():
-                return read_header(data)
+            return read_header(data)
         raise LogCopyError("the input is empty: expected the line about a log")
 
     def _events(self, header: Header) -> dict[bytes, int]:
@@ -112,14 +114,11 @@ class _Importing:
         total = _size(self._file)
         at_end = Line(0, b"", 0, None, b"")
         for data in self._lines():
-            with self._named():
-                if at_end.watermarks:
-                    raise _bad(
-                        "watermarks", f"only the last line has them, not line {self._number - 1}"
-                    )
-                line = read_event(data, header.head)
-                _check_place(line, at_end.seq, header, watermarks)
-                self._store(line)
+            if at_end.watermarks:
+                raise _bad("watermarks", f"only the last line has them, not {self._number - 1}")
+            line = read_event(data, header.head)
+            _check_place(line, at_end, header, watermarks)
+            self._store(line)
             at_end = line
             if self._number % HEARD_EVERY == 0:
                 self._progress("importing", self._read, total)
@@ -142,33 +141,22 @@ class _Importing:
         self._connection.execute(INSERT_COMMIT, (line.seq, line.user, line.committed))
 
     def _lines(self) -> Iterator[bytes]:
-        while True:
-            with explained(self._file.name):
-                data = self._file.readline(MAX_LINE + 1)
-            if not data:
-                return
-            self._number += 1
-            self._read += len(data)
-            if len(data) > MAX_LINE:
-                raise LogCopyError(
-                    f"line {self._number}: longer than {MAX_LINE} bytes, which no log can hold"
-                )
-            yield data
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Say in which line something is wrong."""
-        try:
-            yield
-        except EmissionError as error:
-            raise LogCopyError(f"line {self._number}: {error.detail}") from None
+        with explained(self._file.name):
+            while data := self._file.readline(MAX_LINE + 1):
+                self._number += 1
+                self._read += len(data)
+                if len(data) > MAX_LINE:
+                    raise EmissionError(f"longer than {MAX_LINE} bytes, which no log can hold")
+                yield data
 
 
-def _check_place(line: Line, before: int, header: Header, watermarks: dict[bytes, int]) -> None:
-    if line.seq <= before:
-        raise _bad("seq", f"expected one above {before}, the line before's")
+def _check_place(line: Line, before: Line, header: Header, watermarks: dict[bytes, int]) -> None:
+    if line.seq <= before.seq:
+        raise _bad("seq", f"expected one above {before.seq}, the line before's")
     if line.seq > header.last:
         raise _bad("seq", f"expected none above {header.last}, the last as line 1 has it")
+    if line.committed < before.committed:
+        raise _bad("committed", f"expected none before {before.committed}, the line before's")
     if line.seq <= watermarks.get(line.user, 0):
         raise _bad("seq", "expected one above the user's watermark in line 1")
 

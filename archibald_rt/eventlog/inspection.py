@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 
 from archibald_rt.eventlog import schema
-from archibald_rt.eventlog.access import reading
+from archibald_rt.eventlog.access import read_access
 from archibald_rt.eventlog.epochs import backup_made_ms
-from archibald_rt.eventlog.statements import snapshot
+from archibald_rt.eventlog.transactions import reading
 
 # In the narrow table: the events themselves would have to be read with all their bytes.
 _COUNTS = "SELECT count(*), count(*) FILTER (WHERE user = x'') FROM commits"
@@ -31,10 +31,11 @@ SELECT count(user) FROM users
 class Stats(msgspec.Struct, frozen=True, rename="camel"):
     """The figures of a log at one moment.
 
-    ``events`` counts all that are retained, broadcasts included; ``users`` those who have
-    one of their own. Times are in milliseconds since 1970, None without an event.
-    ``free_bytes`` are of the database, and used again. ``backup_made`` is None for a log
-    that is no backup, or one that was started as a log since.
+    ``events`` counts all that are retained, broadcasts included, and while a run of pruning
+    is under way some that it has deleted; ``users`` those who have one of their own. Times
+    are in milliseconds since 1970, None without an event. ``free_bytes`` are of the database,
+    and used again. ``backup_made`` is None for a log that is no backup, or one that was
+    started as a log since.
     """
 
     epoch: str
@@ -52,7 +53,7 @@ class Stats(msgspec.Struct, frozen=True, rename="camel"):
 
 def read_stats(path: Path) -> Stats:
     """Read the figures of the log at `path`. Raises `LogOpenError`."""
-    with reading(path) as source, source.connected() as connection, snapshot(connection):
+    with read_access(path) as source, source.connected() as connection, reading(connection):
         events, broadcasts = _row(connection, _COUNTS)
         oldest, newest = _row(connection, _FIRST_AND_LAST)
         free_pages = _row(connection, "PRAGMA freelist_count")[0]
