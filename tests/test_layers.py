@@ -39,6 +39,7 @@ LAYERS = [
     "eventlog.importing",
     "eventlog.inspection",
     "eventlog.checking",
+    "eventlog.offline",
     "ends",
     "session",
     "hub",

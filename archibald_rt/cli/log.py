@@ -13,7 +13,8 @@ import msgspec
 from archibald_rt import logs
 from archibald_rt.cli.options import config_option, load_settings
 from archibald_rt.cli.progress import shown
-from archibald_rt.errors import ArchibaldError, ConfigError
+from archibald_rt.errors import ArchibaldError, ConfigError, LogInUseError
+from archibald_rt.eventlog import Retention
 from archibald_rt.eventlog.access import permissions, write_access
 from archibald_rt.eventlog.checking import check as check_log
 from archibald_rt.eventlog.copying import back_up
@@ -22,7 +23,9 @@ from archibald_rt.eventlog.exporting import export as export_log
 from archibald_rt.eventlog.importing import import_ as import_log
 from archibald_rt.eventlog.inspection import Stats, read_stats
 from archibald_rt.eventlog.ndjson import MAX_MILLISECONDS
+from archibald_rt.eventlog.offline import prune as prune_log
 from archibald_rt.eventlog.staging import explained, staged
+from archibald_rt.settings import LogSettings
 from archibald_rt.timestamps import from_epoch
 
 MOST_FAULTS = 20
@@ -40,7 +43,7 @@ def log() -> None:
     """Look after the log that is configured.
 
     stats, check, backup and export work beside a running server or without one, and change
-    nothing. new-epoch and import need the server stopped.
+    nothing. prune, new-epoch and import need the server stopped.
     """
     # As Ctrl-C: what was begun is cleaned up.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -53,7 +56,7 @@ def log() -> None:
 @config_option
 def stats(config_path: Path | None, *, as_json: bool) -> None:
     """Print the log's figures."""
-    path = _path(config_path)
+    path = _settings(config_path).path
     with shown() as progress:
         progress("counting", 0, None)
         figures = _figures(path, read_stats(path))
@@ -71,7 +74,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 @config_option
 def check(config_path: Path | None, *, full: bool) -> None:
     """Say whether the log is good; exit 1 if it is not."""
-    path = _path(config_path)
+    path = _settings(config_path).path
     with shown() as progress:
         faults = list(islice(check_log(path, full=full, progress=progress), MOST_FAULTS + 1))
     for fault in faults[:MOST_FAULTS]:
@@ -88,19 +91,37 @@ def check(config_path: Path | None, *, full: bool) -> None:
 @config_option
 def backup(destination: Path, config_path: Path | None) -> None:
     """Copy the log to the file DEST, beside a running server or without one."""
-    path = _path(config_path)
+    path = _settings(config_path).path
     with shown() as progress:
         made = back_up(path, destination, progress=progress)
     click.echo(f"{made.events} events, up to seq {made.head}, in {destination}")
+
+
+@log.command()
+@config_option
+def prune(config_path: Path | None) -> None:
+    """Delete what is beyond the configured limits, from a log that no server runs on."""
+    limits = _settings(config_path)
+    retention = Retention(
+        max_age_ms=int(limits.max_age * 1000),
+        max_events_per_user=limits.max_events_per_user,
+        max_size=limits.max_size,
+    )
+    with shown() as progress:
+        try:
+            deleted = prune_log(limits.path, retention, progress=progress)
+        except LogInUseError as error:
+            raise LogInUseError(
+                f"{error}; a server prunes by itself, every [log] prune_every"
+            ) from None
+    click.echo(f"{deleted} events deleted")
 
 
 @log.command("new-epoch")
 @config_option
 def new_epoch(config_path: Path | None) -> None:
     """Make another log of it for all devices, as after a restored copy; print its epoch."""
-    settings = load_settings(config_path)
-    logs.configure(level=settings.logging.level, log_format=settings.logging.format)
-    with write_access(_path(config_path)) as connection:
+    with write_access(_settings(config_path).path) as connection:
         epoch = replace_epoch(connection)
     click.echo(epoch)
 
@@ -110,7 +131,7 @@ def new_epoch(config_path: Path | None) -> None:
 @config_option
 def export(file: str, config_path: Path | None) -> None:
     """Write the log as NDJSON to FILE, or to the standard output."""
-    path = _path(config_path)
+    path = _settings(config_path).path
     if file == STDOUT:
         # A bar between the lines would be of no use.
         with shown(quiet=sys.stdout.isatty()) as progress:
@@ -131,17 +152,21 @@ def export(file: str, config_path: Path | None) -> None:
 @config_option
 def import_(file: BinaryIO, config_path: Path | None) -> None:
     """Read an export from FILE, or from the standard input, into a new or empty log."""
-    path = _path(config_path)
+    path = _settings(config_path).path
     with shown() as progress:
         made = import_log(path, file, progress=progress)
     click.echo(f"{made.events} events, up to seq {made.head}, under the new epoch {made.epoch}")
 
 
-def _path(config_path: Path | None) -> Path:
-    settings = load_settings(config_path).log
-    if settings.engine != "sqlite":
-        raise ConfigError(f"[log] engine: these commands are for sqlite, not for {settings.engine}")
-    return settings.path
+def _settings(config_path: Path | None) -> LogSettings:
+    settings = load_settings(config_path)
+    if settings.log.engine != "sqlite":
+        raise ConfigError(
+            f"[log] engine: these commands are for sqlite, not for {settings.log.engine}"
+        )
+    # What a log's own modules say is for stderr.
+    logs.configure(level=settings.logging.level, log_format=settings.logging.format)
+    return settings.log
 
 
 def _figures(path: Path, stats: Stats) -> dict[str, object]:

@@ -90,16 +90,18 @@ def write_access(path: Path) -> Iterator[sqlite3.Connection]:
     What a crash left is recovered first, as at a server's start. Raises `LogOpenError`, also
     for what SQLite says within the block.
     """
-    with schema.explained(path):
-        _require_file(path)
-    with schema.exclusive(path):
-        if schema.is_blank(path):
-            raise LogOpenError(f"log {path}: there is no log in this file yet")
-        with closing(schema.open_writer(path)) as connection:
-            try:
-                yield connection
-            except sqlite3.Error as error:
-                raise schema.open_error(path, error) from error
+    require_log(path)
+    with schema.exclusive(path), closing(schema.open_writer(path)) as connection:
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise schema.open_error(path, error) from error
+
+
+def require_log(path: Path) -> None:
+    """Raise `LogOpenError` unless a log is there. Makes no file, nor does it change one."""
+    with read_access(path):
+        pass
 
 
 def permissions(path: Path) -> int:
