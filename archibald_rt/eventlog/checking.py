@@ -30,14 +30,16 @@ SELECT commits.seq, commits.user, committed, events.seq, watermarks.seq
 FROM commits
 LEFT JOIN events ON events.user = commits.user AND events.seq = commits.seq
 LEFT JOIN watermarks ON watermarks.user = commits.user
-WHERE commits.seq > ? ORDER BY commits.seq LIMIT ?
+WHERE commits.seq > :seq AND commits.seq <= :through ORDER BY commits.seq LIMIT :step
 """
 _EVENTS = """
 SELECT events.user, events.seq, instant, key, tail, commits.seq, watermarks.seq
 FROM events
 LEFT JOIN commits ON commits.seq = events.seq AND commits.user = events.user
 LEFT JOIN watermarks ON watermarks.user = events.user
-WHERE (events.user, events.seq) > (?, ?) ORDER BY events.user, events.seq LIMIT ?
+WHERE (events.user, events.seq) > (:user, :seq)
+    AND (events.seq <= :through OR commits.seq IS NULL)
+ORDER BY events.user, events.seq LIMIT :step
 """
 _HIGHEST = """
 SELECT max(
@@ -69,9 +71,12 @@ def check(path: Path, *, full: bool = False, progress: Progress = unheard) -> It
             yield from faults
             return
         yield from _of_meta(connection)
+        # What a server appends from here on is not looked at, or there might be no end.
+        (through,) = connection.execute(_HIGHEST).fetchone()
         (total,) = connection.execute("SELECT count(*) FROM commits").fetchone()
-        yield from _of_commits(connection, total, progress)
-        yield from _of_events(connection, total, progress)
+        values = {"through": through, "step": STEP}
+        yield from _of_commits(connection, values, total, progress)
+        yield from _of_events(connection, values, total, progress)
 
 
 def _of_the_file(connection: sqlite3.Connection, *, full: bool) -> list[str]:
@@ -105,9 +110,11 @@ def _of_meta(connection: sqlite3.Connection) -> Iterator[str]:
         yield f"seq {highest} was given, but the next would be {head + 1}"
 
 
-def _of_commits(connection: sqlite3.Connection, total: int, progress: Progress) -> Iterator[str]:
+def _of_commits(
+    connection: sqlite3.Connection, values: dict[str, int], total: int, progress: Progress
+) -> Iterator[str]:
     last, done, before = 0, 0, 0
-    while rows := connection.execute(_COMMITS, (last, STEP)).fetchall():
+    while rows := connection.execute(_COMMITS, {**values, "seq": last}).fetchall():
         for seq, user, committed, event, watermark in rows:
             # Pruning deletes events first, and what tells of them later.
             if event is None and (watermark is None or watermark < seq):
@@ -123,14 +130,16 @@ def _of_commits(connection: sqlite3.Connection, total: int, progress: Progress) 
         progress("checking commits", done, total)
 
 
-def _of_events(connection: sqlite3.Connection, total: int, progress: Progress) -> Iterator[str]:
+def _of_events(
+    connection: sqlite3.Connection, values: dict[str, int], total: int, progress: Progress
+) -> Iterator[str]:
     user, seq, done = b"", 0, 0
     while True:
         found: list[str] = []
         before = done
         # Row by row, since a step of large events need not fit into memory; said after it,
         # since whoever hears it may take their time.
-        for row in connection.execute(_EVENTS, (user, seq, STEP)):
+        for row in connection.execute(_EVENTS, {**values, "user": user, "seq": seq}):
             user, seq, *_ = row
             done += 1
             fault = _of_event(*row)
