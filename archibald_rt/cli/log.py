@@ -176,10 +176,11 @@ def _figures(path: Path, stats: Stats) -> dict[str, object]:
     return figures
 
 
-def _time(milliseconds: int | None) -> str | None:
+def _time(milliseconds: object) -> str | None:
     if milliseconds is None:
         return None
-    if not 0 <= milliseconds <= MAX_MILLISECONDS:
+    if not (isinstance(milliseconds, int) and 0 <= milliseconds <= MAX_MILLISECONDS):
+        # Of a log that `check` has more to say about.
         return f"unreadable ({milliseconds})"
     return from_epoch(milliseconds / 1000)
 
