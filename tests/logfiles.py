@@ -39,7 +39,7 @@ def append_by(
 ) -> None:
     """Commit emissions by a connection that writes."""
     head = schema.read_head(connection)
-    statements.append(connection, head, [list(emissions)], committed)
+    statements.append(connection, head, [list(emissions)], committed, 0)
 
 
 def users(*names: str | None) -> list[Emission]:

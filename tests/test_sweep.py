@@ -227,12 +227,14 @@ async def test_a_connection_that_went_is_kept_by_nothing_although_its_token_live
 
 @pytest.mark.gen_test
 async def test_one_that_is_removed_after_a_look_is_not_kept_until_the_next() -> None:
+    async def come_and_go() -> weakref.ref[Connection]:
+        connection = Connection()
+        sweep.add(connection)
+        await eventually(lambda: connection.looks)
+        sweep.remove(connection)
+        return weakref.ref(connection)
+
     async with running(Sweep(heartbeat=0, stall_timeout=0.1)) as sweep:
-        gone = Connection()
-        sweep.add(gone)
-        await eventually(lambda: gone.looks)
-        sweep.remove(gone)
-        kept = weakref.ref(gone)
-        del gone
+        gone = await come_and_go()
         gc.collect()
-        assert kept() is None
+        assert gone() is None
