@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from archibald_rt.eventlog import schema, statements
+from archibald_rt.eventlog import files, schema, statements
 from archibald_rt.events import Emission, make_tail
 from archibald_rt.timestamps import parse
 
@@ -24,7 +24,7 @@ def emission(user: str | None = "u", payload: str = "1", *, key: str | None = No
 @contextmanager
 def held(path: Path) -> Iterator[sqlite3.Connection]:
     """Hold a log as a server does, and yield the connection that writes."""
-    with schema.exclusive(path), closing(schema.open_writer(path)) as connection:
+    with files.exclusive(path), closing(schema.open_writer(path)) as connection:
         yield connection
 
 
@@ -94,7 +94,7 @@ def leave_hot(path: Path, *emissions: Emission) -> None:
         append_by(schema.open_writer(path), *emissions)
         os._exit(0)
     os.waitpid(child, 0)
-    assert schema.wal_path(path).stat().st_size > 0
+    assert files.wal_path(path).stat().st_size > 0
 
 
 def folder(path: Path) -> dict[str, bytes]:

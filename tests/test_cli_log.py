@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from archibald_rt.eventlog import schema
+from archibald_rt.eventlog import files, schema
 from logfiles import append, by_hand, emission, folder, tables, users
 from processes import PATIENCE, command, environment, serving
 from support import Harness, eventually, settings_for
@@ -242,7 +242,7 @@ def test_an_import_names_the_line_that_is_wrong(tmp_path: Path, path: Path) -> N
     there = elsewhere(tmp_path / "other.db")
     wrong = "\n".join([export[0], export[1], export[2].replace('"v"', '""')]).encode()
     line = refused(tmp_path, "import", stdin=wrong, extra=there)
-    assert line == "archibald-rt: line 3: userId: Expected str of length >= 1"
+    assert line == "archibald-rt: line 3: userId: expected 1 to 256 characters"
     assert "cut off" in refused(
         tmp_path, "import", stdin="\n".join(export[:2]).encode(), extra=there
     )
@@ -475,7 +475,7 @@ def test_a_log_is_copied_as_a_killed_server_left_it(tmp_path: Path, path: Path) 
         server.signal(signal.SIGKILL)
         server.wait()
     before = folder(tmp_path)
-    assert schema.wal_path(path).stat().st_size > 0
+    assert files.wal_path(path).stat().st_size > 0
     export = done(tmp_path, "export")
     assert [json.loads(line)["payload"] for line in export.splitlines()[1:]] == [0, 1, 2]
     done(tmp_path, "backup", "copy.db")

@@ -25,6 +25,7 @@ LAYERS = [
     "eventlog.base",
     "eventlog",
     "eventlog.epochs",
+    "eventlog.files",
     "eventlog.schema",
     "eventlog.transactions",
     "eventlog.statements",

@@ -2,17 +2,18 @@
 
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
 from msgspec import Raw
 
 from archibald_rt.emissions import instant_of
-from archibald_rt.errors import EmissionError
+from archibald_rt.errors import EmissionError, LogOpenError
 from archibald_rt.eventlog import schema
-from archibald_rt.eventlog.access import Progress, read_access, unheard
+from archibald_rt.eventlog.access import Progress, Source, read_access, unheard
 from archibald_rt.eventlog.ndjson import EPOCH, MAX_MILLISECONDS
 from archibald_rt.eventlog.transactions import reading
 from archibald_rt.events import make_tail
@@ -67,7 +68,7 @@ def check(path: Path, *, full: bool = False, progress: Progress = unheard) -> It
     """
     with read_access(path) as source, source.connected() as connection:
         progress("reading every page", 0, None)
-        if faults := _of_the_file(connection, full=full):
+        if faults := _of_the_file(source, full=full):
             yield from faults
             return
         yield from _of_meta(connection)
@@ -79,22 +80,33 @@ def check(path: Path, *, full: bool = False, progress: Progress = unheard) -> It
         yield from _of_events(connection, values, total, progress)
 
 
-def _of_the_file(connection: sqlite3.Connection, *, full: bool) -> list[str]:
-    name = "integrity_check" if full else "quick_check"
+def _of_the_file(source: Source, *, full: bool) -> list[str]:
+    """Let SQLite look at every page.
 
-    def look() -> list[str]:
-        rows = connection.execute(f"PRAGMA {name}({SQLITES_OWN})").fetchall()
-        # A row may have several lines.
-        return [line for (text,) in rows for line in text.splitlines() if line != "ok"]
+    In a thread and by a connection of its own: it takes minutes, in which this thread could
+    not be interrupted. One that is goes on without waiting for it.
+    """
+    answer: Future[list[str]] = Future()
 
-    # In a thread of its own, since it is minutes in which this one could not be interrupted.
-    with ThreadPoolExecutor(1) as pool:
-        looking = pool.submit(look)
+    def look() -> None:
         try:
-            return looking.result()
-        except BaseException:
-            connection.interrupt()
-            raise
+            answer.set_result(_look(source, "integrity_check" if full else "quick_check"))
+        except (sqlite3.Error, LogOpenError) as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=look, daemon=True).start()
+    return answer.result()
+
+
+def _look(source: Source, how: str) -> list[str]:
+    with source.connected() as connection:
+        try:
+            rows = connection.execute(f"PRAGMA {how}({SQLITES_OWN})").fetchall()
+        except sqlite3.DatabaseError:
+            # What it had found is lost where it can't go on; so it is asked for the first only.
+            rows = connection.execute(f"PRAGMA {how}(1)").fetchall()
+    # A row may have several lines.
+    return [line for (text,) in rows for line in text.splitlines() if line != "ok"]
 
 
 def _of_meta(connection: sqlite3.Connection) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from archibald_rt.errors import EmissionError, LogCopyError, LogOpenError
-from archibald_rt.eventlog import schema
+from archibald_rt.eventlog import files, schema
 from archibald_rt.eventlog.access import Progress, permissions, unheard
 from archibald_rt.eventlog.copying import drop_what_is_gone, fast_and_new, finish, set_head
 from archibald_rt.eventlog.ndjson import Header, Line, read_event, read_header
@@ -24,7 +24,6 @@ HEARD_EVERY = 1000
 """After how many lines progress is told."""
 
 _CACHE = "PRAGMA cache_size = -262144"  # 256 MiB: neighbours by seq lie far apart in the table
-_NEW_FILE = 0o666
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +42,40 @@ def import_(path: Path, file: BinaryIO, *, progress: Progress = unheard) -> Impo
     is there before all of it is, on disk. Raises `LogOpenError` for a log that is in use or
     holds something, and `LogCopyError`, which names the line, for what can't be read.
     """
-    with schema.exclusive(path):
-        with schema.explained(path):
-            mode = _require_empty(path)
-            place = path.resolve()
-        with staged(place, mode=mode, replace=True) as beside:
-            with closing(sqlite3.connect(beside, isolation_level=None)) as connection:
-                try:
-                    fast_and_new(connection)
-                    result = _Importing(connection, file, progress).run()
-                    finish(connection)
-                except sqlite3.Error as error:
-                    raise LogCopyError(f"{path}: {error}") from error
-            # The empty log's WAL must not be taken for the new one's. Nothing is in it.
-            for companion in (schema.wal_path(place), schema.shm_path(place)):
-                companion.unlink(missing_ok=True)
+    with files.explained(path):
+        place = path.resolve()
+        new = not place.exists()
+    with files.exclusive(path):
+        try:
+            return _import(path, place, file, progress)
+        except BaseException:
+            # What was locked had to be there, and is no log.
+            if new and files.is_empty(place):
+                place.unlink(missing_ok=True)
+            raise
+
+
+def _import(path: Path, place: Path, file: BinaryIO, progress: Progress) -> Import:
+    with files.explained(path):
+        _require_empty(path)
+    with staged(place, mode=permissions(path), replace=True) as beside:
+        with closing(sqlite3.connect(beside, isolation_level=None)) as connection:
+            try:
+                fast_and_new(connection)
+                result = _Importing(connection, file, progress).run()
+                finish(connection)
+            except sqlite3.Error as error:
+                raise LogCopyError(f"{path}: {error}") from error
+        # The empty log's WAL must not be taken for the new one's. Nothing is in it.
+        for companion in (files.wal_path(place), files.shm_path(place)):
+            companion.unlink(missing_ok=True)
     return result
 
 
-def _require_empty(path: Path) -> int:
-    """Check that there is nothing at `path` to lose; returns the permissions of a new file."""
+def _require_empty(path: Path) -> None:
+    """Check that there is nothing at `path` to lose."""
     if schema.is_blank(path):
-        return permissions(path) if path.exists() else _NEW_FILE
+        return
     with closing(schema.open_writer(path)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         for (table,) in tables.fetchall():
@@ -73,7 +84,6 @@ def _require_empty(path: Path) -> int:
                 raise LogOpenError(
                     f"log {path}: is not empty; import into a new one and set [log] path to it"
                 )
-    return permissions(path)
 
 
 class _Importing:

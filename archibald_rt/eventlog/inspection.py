@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from archibald_rt.eventlog import schema
+from archibald_rt.eventlog import files, schema
 from archibald_rt.eventlog.access import read_access
 from archibald_rt.eventlog.epochs import backup_made_ms
 from archibald_rt.eventlog.transactions import reading
@@ -58,9 +58,9 @@ def read_stats(path: Path) -> Stats:
         oldest, newest = _row(connection, _FIRST_AND_LAST)
         free_pages = _row(connection, "PRAGMA freelist_count")[0]
         page_size = _row(connection, "PRAGMA page_size")[0]
-        with schema.explained(path):
+        with files.explained(path):
             place = path.resolve()
-            wal = schema.wal_path(place)
+            wal = files.wal_path(place)
             wal_bytes = wal.stat().st_size if wal.exists() else 0
             database_bytes = place.stat().st_size
         return Stats(

@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from archibald_rt.bodies import EventType, Key, UserId, decode
-from archibald_rt.emissions import check_name, check_nesting, check_type, instant_of
+from archibald_rt.bodies import EventType, Key, decode
+from archibald_rt.emissions import check_name, check_nesting, check_type, check_user, instant_of
 from archibald_rt.errors import EmissionError
 from archibald_rt.events import make_tail
 
@@ -36,7 +36,7 @@ Watermark = tuple[bytes, int]
 
 _Seq = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
 _SeqOrNone = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
-_Pairs = list[tuple[UserId | None, _Seq]]
+_Pairs = list[tuple[str | None, _Seq]]
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class _HeaderLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _EventLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seq: _Seq
-    userId: UserId | None  # noqa: N815 - the name on the wire
+    userId: str | None  # noqa: N815 - the name on the wire
     committed: Annotated[int, Meta(ge=0, le=MAX_MILLISECONDS)]
     type: EventType
     payload: Raw
@@ -134,7 +134,8 @@ def read_event(data: bytes, head: int) -> Line:
     line = decode(_event, _utf8(data), whole="unreadable")
     if line.seq > head:
         raise EmissionError(f"seq: expected one not above {head}, the log's head", field="seq")
-    check_name("userId", line.userId)
+    if line.userId is not None:
+        check_user("userId", line.userId)
     check_type(line.type)
     key = None if line.key is UNSET else line.key
     check_name("key", key)
@@ -160,7 +161,8 @@ def _watermarks(pairs: _Pairs, head: int) -> list[Watermark]:
     found: dict[bytes, int] = {}
     for index, (user, seq) in enumerate(pairs):
         place = f"watermarks[{index}]"
-        check_name(place, user)
+        if user is not None:
+            check_user(place, user)
         name = b"" if user is None else user.encode()
         if name in found:
             raise EmissionError(f"{place}: this user stands in the list twice", field=place)

@@ -1,15 +1,12 @@
 """The SQLite file of the log: its tables, and what it takes to trust one."""
 
 import contextlib
-import fcntl
-import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-from archibald_rt.errors import LogInUseError, LogOpenError
+from archibald_rt.errors import LogOpenError
 from archibald_rt.eventlog.epochs import new_epoch, start_backup
+from archibald_rt.eventlog.files import explained
 
 APPLICATION_ID = 0x41525431
 """Marks a SQLite file as a log of ours (``PRAGMA application_id``; the letters ``ART1``)."""
@@ -23,14 +20,6 @@ EVERYBODY = b""
 _MAGIC = b"SQLite format 3\x00"
 _WAL_KEPT = 64 * 1024 * 1024
 _LONGEST_WAIT_MS = 250
-_ADVICE = {
-    sqlite3.SQLITE_BUSY: "another program holds it",
-    sqlite3.SQLITE_CANTOPEN: "check that the folder and the file may be written",
-    sqlite3.SQLITE_CORRUPT: "restore a backup, or move the file away to begin a new log",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_NOTADB: "restore a backup, or move the file away to begin a new log",
-    sqlite3.SQLITE_READONLY: "check that the folder and the file may be written",
-}
 
 # Users, keys and tails are BLOBs: they are compared byte by byte, and read back as written.
 _TABLES = """
@@ -88,51 +77,6 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the log at `path` for this process alone.
-
-    Two writers would give the same seqs, and SQLite before 3.51.3 can corrupt a WAL that two
-    connections checkpoint at once. The lock is on a file beside the log, since it has to be
-    held before there is one, and on the log itself, which may have several names (hard links)
-    and then has a WAL for each. Raises `LogOpenError`, also where only the WAL of a log is
-    left, which SQLite would throw away.
-    """
-    with explained(path), contextlib.ExitStack() as locks:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # By one name, however many links lead to it.
-        place = path.resolve()
-        _lock(path, locks.enter_context(lock_path(place).open("wb")))
-        wal = wal_path(place)
-        # Making a log never leaves this: the file is synced before it has a WAL.
-        if is_empty(place) and not is_empty(wal):
-            raise LogOpenError(
-                f"log {path}: nothing is in it, but {wal.name} holds what was committed last; "
-                "put the file back, or move both away to begin a new log"
-            )
-        log = os.open(place, os.O_RDONLY | os.O_CREAT, 0o644)
-        # Open until the end: closing it would drop SQLite's own locks on the file.
-        _lock(path, locks.enter_context(os.fdopen(log, "rb")))
-        held = locks.pop_all()
-    with held:
-        yield
-
-
-def lock_path(place: Path) -> Path:
-    """Return the file whose lock holds the log at `place`, a path without links."""
-    return place.with_name(place.name + ".lock")
-
-
-def wal_path(place: Path) -> Path:
-    """Return the file of what was committed and is not yet in the database at `place`."""
-    return place.with_name(place.name + "-wal")
-
-
-def shm_path(place: Path) -> Path:
-    """Return the file of SQLite's memory of that WAL, shared between processes."""
-    return place.with_name(place.name + "-shm")
-
-
 def open_reader(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
     """Open a connection that can only read; see `reader_uri`. Raises `LogOpenError`."""
     with explained(path):
@@ -176,20 +120,6 @@ def read_last_stamp(connection: sqlite3.Connection) -> int:
     """Return what `statements.append` noted of stamps ahead of the commits; 0 without a note."""
     row = connection.execute("SELECT value FROM meta WHERE name = 'stamped'").fetchone()
     return 0 if row is None else int(row[0])
-
-
-def _lock(path: Path, file: IO[bytes]) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LogInUseError(
-            f"log {path}: another server is running on it, or a log command"
-        ) from None
-
-
-def is_empty(path: Path) -> bool:
-    """Whether a file has no byte, or isn't there."""
-    return not path.exists() or path.stat().st_size == 0
 
 
 def create(connection: sqlite3.Connection) -> None:
@@ -248,23 +178,3 @@ def is_blank(path: Path, *, immutable: bool = False) -> bool:
             "start it with the release that wrote it"
         )
     return False
-
-
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the system say of a file into one line for the operator."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise open_error(path, error) from error
-    except OSError as error:
-        raise LogOpenError(f"log {path}: {error.strerror}; check [log] path") from error
-    except ValueError as error:
-        raise LogOpenError(f"log {path}: {error}; check [log] path") from error
-
-
-def open_error(path: Path, error: sqlite3.Error) -> LogOpenError:
-    """Return what SQLite says of a file as one line for the operator."""
-    code = getattr(error, "sqlite_errorcode", 0)
-    advice = _ADVICE.get(code & 0xFF, "check the file and [log] path")
-    return LogOpenError(f"log {path}: {error}; {advice}")

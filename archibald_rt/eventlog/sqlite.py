@@ -14,7 +14,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from archibald_rt.errors import LogBrokenError
-from archibald_rt.eventlog import schema, statements
+from archibald_rt.eventlog import files, schema, statements
 from archibald_rt.eventlog.base import KeyConflict, Page, Retention, Stored, Turn
 from archibald_rt.eventlog.pruning import Pruning, disk_size
 from archibald_rt.events import Emission
@@ -199,7 +199,7 @@ async def open_sqlite(
     the last one; ``stamped`` tells the last stamp that was given, likewise. Raises
     `LogOpenError` with one line that names the file, the cause and what to do.
     """
-    with schema.exclusive(path):
+    with files.exclusive(path):
         connections: list[_Connection] = []
         try:
             writer = await _connect(schema.open_writer, path)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from archibald_rt.errors import LogInUseError, LogOpenError
-from archibald_rt.eventlog import schema
+from archibald_rt.eventlog import files, schema
 from archibald_rt.eventlog.access import permissions, read_access, require_log, write_access
 from archibald_rt.eventlog.sqlite import open_sqlite
-from logfiles import append, append_by, by_hand, emission, folder, leave_hot, users
+from logfiles import append, append_by, by_hand, emission, folder, held, leave_hot, users
 
 NOBODY = 65534
 
@@ -69,7 +69,7 @@ def test_a_log_that_is_stopped_is_read_without_any_file_being_made(
 ) -> None:
     append(path, *users("u", "v"))
     if locked:
-        with schema.exclusive(path):
+        with files.exclusive(path):
             pass
     before = folder(tmp_path)
     assert head(path) == 2
@@ -102,7 +102,7 @@ def test_what_a_crash_left_in_the_write_ahead_log_is_read_and_left_there(
 def test_what_a_crash_left_is_read_even_if_its_index_is_gone(path: Path) -> None:
     append(path, emission())
     leave_hot(path, *users("u", "v"))
-    schema.shm_path(path).unlink()
+    files.shm_path(path).unlink()
     assert head(path) == 3
 
 
@@ -114,44 +114,48 @@ def test_what_a_crash_left_is_read_in_a_folder_that_may_not_be_written(readonly:
     with somebody_else():
         assert head(path) == 3
     readonly.chmod(0o755)
-    schema.shm_path(path).unlink()
+    files.shm_path(path).unlink()
     readonly.chmod(0o555)
     # What the file alone says is old: better nothing than that.
     with somebody_else():
         assert "unable to open" in refusal(path, head)
 
 
-def test_no_server_starts_while_a_log_that_was_stopped_is_read(path: Path) -> None:
+@pytest.mark.parametrize("locked", [True, False], ids=["after a server", "without its lock"])
+def test_no_server_starts_while_a_log_that_was_stopped_is_read(path: Path, *, locked: bool) -> None:
     append(path, emission())
-    with schema.exclusive(path):
-        pass
-    with read_access(path), read_access(path):
-        with pytest.raises(LogInUseError, match="a log command"), schema.exclusive(path):
+    if locked:
+        with files.exclusive(path):
             pass
-    with schema.exclusive(path):
+    with read_access(path), read_access(path):
+        with pytest.raises(LogInUseError, match="a log command"), files.exclusive(path):
+            pass
+    with files.exclusive(path):
         pass
 
 
-def test_a_server_that_is_new_to_the_folder_and_started_meanwhile_spoils_the_reading(
-    path: Path,
+def test_a_log_that_a_server_holds_is_read_under_its_name_and_no_other(
+    tmp_path: Path, path: Path
 ) -> None:
     append(path, emission())
-
-    def read(path: Path) -> None:
-        with read_access(path), schema.exclusive(path):
-            pass
-
-    assert "started on it meanwhile" in refusal(path, read)
-    assert head(path) == 1
+    other = tmp_path / "other.db"
+    other.hardlink_to(path)
+    with held(path) as connection:
+        append_by(connection, emission())
+        assert head(path) == 2
+        # The WAL belongs to the name.
+        assert "under another name" in refusal(other, head)
+        assert not files.wal_path(other).exists()
+    assert head(other) == 2
 
 
 def test_a_log_behind_a_link_is_the_one_that_is_held(tmp_path: Path, path: Path) -> None:
     append(path, emission())
     link = tmp_path / "link.db"
     link.symlink_to(path)
-    with schema.exclusive(link):
+    with files.exclusive(link):
         pass
-    with read_access(link), pytest.raises(LogInUseError), schema.exclusive(path):
+    with read_access(link), pytest.raises(LogInUseError), files.exclusive(path):
         pass
     leave_hot(path, emission())
     assert head(link) == 2
@@ -288,7 +292,7 @@ def test_a_command_writes_alone(path: Path) -> None:
         append_by(connection, emission("v"))
         with pytest.raises(LogInUseError):
             written(path)
-        with pytest.raises(LogInUseError), schema.exclusive(path):
+        with pytest.raises(LogInUseError), files.exclusive(path):
             pass
     assert head(path) == 2
 

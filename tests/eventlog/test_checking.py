@@ -4,13 +4,15 @@ import os
 import signal
 import sqlite3
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from archibald_rt.errors import LogOpenError
 from archibald_rt.eventlog import checking, schema
+from archibald_rt.eventlog.access import Source
 from archibald_rt.eventlog.checking import check
 from archibald_rt.events import make_tail
 from logfiles import (
@@ -24,6 +26,8 @@ from logfiles import (
     leave_hot,
     users,
 )
+
+PATIENCE = 30.0
 
 
 @pytest.fixture
@@ -189,7 +193,7 @@ def test_only_a_full_check_compares_indexes_with_tables(path: Path) -> None:
 def test_a_damaged_file_is_told_from_a_good_one_by_sqlite(path: Path) -> None:
     append(path, *users(*"uvw" * 2000))
     content = path.read_bytes()
-    path.write_bytes(content[:40_000] + os.urandom(20_000) + content[60_000:])
+    path.write_bytes(content[:40_960] + bytes(8192) + content[49_152:])
     found = faults(path)
     # Nothing of ours: where pages are wrong, rows are no news.
     assert 1 <= len(found) <= checking.SQLITES_OWN + 1
@@ -204,16 +208,23 @@ def test_a_file_that_can_not_be_read_at_all_is_refused(path: Path) -> None:
 
 
 def test_the_check_of_pages_can_be_interrupted(path: Path) -> None:
-    append(path, *users(*"uvw" * 3000))
-    asked = threading.Event()
+    interrupted, over = threading.Event(), threading.Event()
 
-    def interrupt() -> None:
-        if not asked.is_set():
-            asked.set()
-            signal.raise_signal(signal.SIGINT)
+    class Slow(Source):
+        """A log whose check does not come to an end."""
 
-    with closing(schema.open_reader(path)) as connection:
-        connection.set_progress_handler(interrupt, 1)
-        with pytest.raises(KeyboardInterrupt):
-            checking._of_the_file(connection, full=True)  # noqa: SLF001 - by itself
-        assert asked.is_set()
+        @contextmanager
+        def connected(self) -> Iterator[sqlite3.Connection]:
+            """Interrupt the main thread, as Ctrl-C does, and wait until that had an effect."""
+            with super().connected() as connection:
+                os.kill(os.getpid(), signal.SIGINT)
+                assert interrupted.wait(PATIENCE)
+                yield connection
+            over.set()
+
+    append(path, emission())
+    with pytest.raises(KeyboardInterrupt):
+        checking._of_the_file(Slow(path, immutable=True), full=False)  # noqa: SLF001 - by itself
+    assert not over.is_set()
+    interrupted.set()
+    assert over.wait(PATIENCE)

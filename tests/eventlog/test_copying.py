@@ -269,7 +269,7 @@ def test_whatever_is_done_meanwhile_the_copy_is_what_the_log_has_left_of_before(
                 "SELECT user, min(seq, ?) FROM watermarks ORDER BY user", (head,)
             ).fetchall()
         found = tables(copy)
-        assert [(user, seq, tail) for user, seq, _, _, tail in found["events"]] == expected
+        assert sorted((user, seq, tail) for user, seq, _, _, tail in found["events"]) == expected
         assert sorted((user, seq) for seq, user, _ in found["commits"]) == sorted(
             (user, seq) for user, seq, _ in expected
         )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.errors import LogCopyError, LogInUseError, LogOpenError
-from archibald_rt.eventlog import exporting, importing, schema
+from archibald_rt.eventlog import exporting, files, importing, schema
 from archibald_rt.eventlog.exporting import export
 from archibald_rt.eventlog.importing import import_
 from archibald_rt.eventlog.sqlite import open_sqlite
@@ -263,7 +263,7 @@ def test_whatever_can_be_emitted_comes_through_an_export_and_an_import_byte_by_b
             lines(header(), event(1, key="k"), event(2, "v", key="k"), event(9, key="k")),
             "line 4: key: this user's event 1 has the same",
         ),
-        (lines(header(), event(1, "x" * 257)), "line 2: userId: Expected str of length <= 256"),
+        (lines(header(), event(1, "x" * 257)), "line 2: userId: expected 1 to 256 characters"),
         (lines(header(), event(1, type="rt.x")), "line 2: type: types that begin with rt. are"),
         (lines(header(), event(1), event(8)), "the input is cut off after line 3: "),
         (lines(header()), "the input is cut off after line 1: "),
@@ -332,7 +332,7 @@ def test_an_empty_log_is_replaced_and_keeps_its_permissions(path: Path, left: by
         path.write_bytes(left)
     path.chmod(0o640)
     # As a reader leaves them that was there when the server stopped.
-    for companion in (schema.wal_path(path), schema.shm_path(path)):
+    for companion in (files.wal_path(path), files.shm_path(path)):
         companion.touch()
     assert import_(path, lines(header(last=1), event(1))).events == 1
     assert path.stat().st_mode & 0o777 == 0o640

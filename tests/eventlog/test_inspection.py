@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from archibald_rt.eventlog import schema
+from archibald_rt.eventlog import files, schema
 from archibald_rt.eventlog.copying import back_up
 from archibald_rt.eventlog.inspection import Stats, read_stats
 from logfiles import append, delete, emission, folder, held, leave_hot, users
@@ -64,7 +64,7 @@ def test_the_wal_counts_beside_a_server_and_after_a_crash(path: Path) -> None:
     append(path, emission())
     with held(path) as connection:
         connection.execute("INSERT INTO meta VALUES ('probe', 1)")
-        assert read_stats(path).wal_bytes == schema.wal_path(path).stat().st_size > 0
+        assert read_stats(path).wal_bytes == files.wal_path(path).stat().st_size > 0
     leave_hot(path, *users(*"vw"))
     found = read_stats(path)
     assert found.events == 3

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from archibald_rt.errors import LogOpenError
-from archibald_rt.eventlog import schema
+from archibald_rt.eventlog import files, schema
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import Emission, make_tail
 from support import eventually
@@ -107,7 +107,7 @@ def test_a_reader_makes_no_file(path: Path) -> None:
 
 def test_the_folders_of_the_log_are_made(tmp_path: Path) -> None:
     path = tmp_path / "var" / "lib" / "events.db"
-    with schema.exclusive(path):
+    with files.exclusive(path):
         assert path.parent.is_dir()
     other = tmp_path / "other" / "lib" / "events.db"
     with closing(schema.open_writer(other)):
