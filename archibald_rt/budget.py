@@ -1,11 +1,11 @@
 """What all outboxes together keep in memory, and which part of it each may have.
 
 Devices that stall must not starve the others, and nobody can tell them apart beforehand. So
-nothing is set aside for a device. Instead one may hold as much as is *spare*, what all of them
-hold not counted in (the dynamic thresholds of switch buffers, Choudhury and Hahne 1998): of
+nothing is set aside for a device. One may hold as much as is *spare*, which is what all of them
+together leave over (the dynamic thresholds of switch buffers, Choudhury and Hahne 1998): of
 ``k`` that stall each ends with a ``k + 1``-th, and as much stays spare. Below that lie two
 reserves for those who prove that they read: one for pages, which only a device gets that has
-drained, and under it one for live events, where an outbox that is empty takes them.
+drained, and under it one for live events, which an outbox takes that is empty.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ PAGES = 4
 SHARES = 1024
 """Into how many parts what is free is divided to make the share of a device that is behind.
 
-Devices that never read keep a page and what they had when they got it until they are ended. So
-a page is no larger than a share, and one is given for no more than a share that is left.
+One that never reads keeps its last page, and what was left of the one before, until it is ended.
+Each is a share at most, or the largest event.
 """
 
 RESERVED = 16
@@ -133,7 +133,7 @@ class Bounded(ABC):
 
     @asynccontextmanager
     async def room(self, wanted: int) -> AsyncIterator[int]:
-        """Wait until most of it is gone and there is memory for a page, and have that for a block.
+        """Wait until most of it is gone, then for memory for a page; lend that for the block.
 
         Yields how many bytes the page may have, see `Budget.page`. One waiter.
         """

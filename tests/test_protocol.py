@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from archibald_rt.protocol import CLOSE, PING, PONG, TEXT, V1, V2, Dialect, Frames, frame
+from archibald_rt.events import Cursor
+from archibald_rt.protocol import CLOSE, FRAMING, PING, PONG, TEXT, V1, V2, Dialect, Frames, frame
 from archibald_rt.timestamps import Stamper
 
 TAIL = b'"type":"T","payload":1.00,"timestamp":"2026-01-01T00:00:00+01:00"}'
@@ -157,3 +158,14 @@ def test_devices_that_stand_elsewhere_or_speak_another_dialect_share_nothing_wro
 
 def test_frames_know_how_large_their_event_is() -> None:
     assert Frames(TAIL).size == len(TAIL)
+
+
+@pytest.mark.parametrize("size", [100, 200, 70_000])
+def test_no_event_has_more_besides_its_tail_than_is_reckoned_with(size: int) -> None:
+    tail = bytes(size)
+    last = 2**63 - 1
+    epoch = "0123456789ab"
+    assert Cursor.parse(f"{epoch}:{last}")
+    for dialect in (V1(), V2(epoch, Stamper())):
+        assert len(dialect.durable(last, tail, last - 1)) - size <= FRAMING
+        assert len(dialect.transient(tail)) - size <= FRAMING
