@@ -91,6 +91,8 @@ class Place:
                 self.faults.append(f"live at {payload['cursor']}, the device has {self.cursor}")
             self.replays.append(int(payload["replayed"]))
         elif kind == "rt.gap":
+            if payload["reason"] == "expired" and payload["requested"] != self.cursor:
+                self.faults.append(f"a gap after {payload['requested']}, not {self.cursor}")
             self.gaps.append((payload["requested"], payload["missingThrough"], payload["reason"]))
         elif kind != "rt.reconnect":
             self.faults.append(f"told {kind}")

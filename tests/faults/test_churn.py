@@ -21,7 +21,6 @@ from faults.report import Report, times
 from faults.served import MIB, served
 from support import eventually, harness
 
-FAULT = "a day of connects and drops"
 CONNECTS = min(20_000, times(4000))
 WARM_UP = 2000
 """How many connects come before the first look at the server's memory."""
@@ -33,7 +32,7 @@ GROWTH = 4 * MIB
 """By how much the memory may differ from one look to the next: an allocator's own ways."""
 
 
-@pytest.mark.fault(FAULT)
+@pytest.mark.fault("a day of connects and drops")
 @pytest.mark.gen_test(timeout=300)
 async def test_a_day_of_connects_and_drops_leaves_nothing_behind(
     tmp_path: Path, report: Report
@@ -66,7 +65,7 @@ async def test_a_day_of_connects_and_drops_leaves_nothing_behind(
     assert grown < GROWTH
     ways = ", ".join(f"{count} {way}" for way, count in sorted(churn.done.items()))
     report.note(
-        FAULT,
+        "a day of connects and drops",
         how="devices come in every way and leave in every way, 40 at a time",
         tried=f"{churn.done.total()} connects in {took:.0f} s: {ways}",
         checked="the server has no more descriptors than before, and no more memory; within one "

@@ -16,8 +16,6 @@ from faults.report import Report, times
 from faults.served import served
 from support import eventually, token
 
-FAULT = "a device falls behind and catches up"
-TOO_MANY = "more transient events than are held"
 ROUNDS = times(30)
 USER = "slow"
 PAD = 4000
@@ -64,7 +62,7 @@ class Order(Place):
             self.numbers.append(message["payload"]["n"])
 
 
-@pytest.mark.fault(FAULT)
+@pytest.mark.fault("a device falls behind and catches up")
 @pytest.mark.gen_test(timeout=120 + 5 * ROUNDS)
 async def test_a_device_that_falls_behind_again_and_again_gets_everything_in_its_place(
     tmp_path: Path, report: Report
@@ -122,7 +120,7 @@ async def test_a_device_that_falls_behind_again_and_again_gets_everything_in_its
     replaced = [number for number in missing if script.kinds[number] in KEYS]
     assert replaced, "nothing was conflated"
     report.note(
-        FAULT,
+        "a device falls behind and catches up",
         how="a device stops reading until it is behind, then reads until it is live; durable, "
         "transient and conflated events are emitted all the time (`max_outbox` 16 KiB)",
         tried=f"{ROUNDS} times, {len(script.kinds)} events",
@@ -134,7 +132,7 @@ async def test_a_device_that_falls_behind_again_and_again_gets_everything_in_its
     )
 
 
-@pytest.mark.fault(TOO_MANY)
+@pytest.mark.fault("more transient events than are held")
 @pytest.mark.gen_test(timeout=120 + 5 * ROUNDS)
 async def test_a_device_that_is_behind_gets_the_newest_transient_events_and_the_rest_is_counted(
     tmp_path: Path, report: Report
@@ -181,7 +179,7 @@ async def test_a_device_that_is_behind_gets_the_newest_transient_events_and_the_
     assert all(LIMIT // 2 < count * size <= LIMIT for count in kept)
     unaccounted = script.kinds.count(None) - sum(kept) - dropped
     report.note(
-        TOO_MANY,
+        "more transient events than are held",
         how=f"{many - many // 10} transient events of 2 KB come while a device is behind",
         tried=f"{rounds} times",
         checked="the newest 64 KiB of them arrive, in their place; the rest is counted as "

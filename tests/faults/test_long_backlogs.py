@@ -16,7 +16,6 @@ from faults.report import Report, times
 from faults.served import MIB, served
 from support import eventually, token
 
-TEN_THOUSAND, A_MILLION = "10,001 events behind", "one million events behind"
 AT_ONCE = times(20)
 """How many devices of the user come back at once."""
 
@@ -27,7 +26,7 @@ SLOW_MACHINE = 10
 """How many times a figure may be exceeded by a machine that has other things to do."""
 
 
-@pytest.mark.fault(TEN_THOUSAND)
+@pytest.mark.fault("10,001 events behind")
 @pytest.mark.gen_test(timeout=120)
 async def test_devices_that_are_10001_events_behind_get_all_of_them_and_what_comes_meanwhile(
     tmp_path: Path, report: Report
@@ -74,7 +73,7 @@ async def test_devices_that_are_10001_events_behind_get_all_of_them_and_what_com
     order = [*range(5000), *range(5000), *[0] * (total - 10_000)]
     assert [json.loads(text)["payload"] for text in old] == order
     report.note(
-        TEN_THOUSAND,
+        "10,001 events behind",
         how="10,001 events are emitted, as many to another user, before the devices connect, "
         "and more while they catch up",
         tried=f"{AT_ONCE} devices by cursor (v2) and one by instant (v1), at once",
@@ -83,7 +82,7 @@ async def test_devices_that_are_10001_events_behind_get_all_of_them_and_what_com
     )
 
 
-@pytest.mark.fault(A_MILLION)
+@pytest.mark.fault("one million events behind")
 @pytest.mark.gen_test(timeout=300)
 async def test_a_device_that_is_a_million_events_behind_is_served_at_once_and_disturbs_nobody(
     tmp_path: Path, report: Report
@@ -125,7 +124,7 @@ async def test_a_device_that_is_a_million_events_behind_is_served_at_once_and_di
     assert grown < 16 * MIB
     assert percentile(during, 0.5) < PROMPT
     report.note(
-        A_MILLION,
+        "one million events behind",
         how="a log with a million events of a user among 111,111 of others",
         tried="one device resumes at its beginning",
         checked="all of them once, in order, `prev` unbroken, then live; other devices are "

@@ -14,9 +14,8 @@ from faults.crowd import crowd
 from faults.devices import Place
 from faults.report import Report, times
 from faults.served import MIB, served
-from support import eventually, token
+from support import PATIENCE, eventually, token
 
-QUEUE_FULL, SERVER_FULL = "order queue full", "server full"
 MAX_QUEUE = 256 * 1024
 BACK_ENDS = 40
 REFUSALS = times(500)
@@ -24,7 +23,7 @@ PAD = "x" * 20_000
 BATCH = 4
 
 
-@pytest.mark.fault(QUEUE_FULL)
+@pytest.mark.fault("order queue full")
 @pytest.mark.gen_test(timeout=120 + REFUSALS // 10)
 async def test_a_flood_of_emissions_is_refused_beyond_the_bound_and_the_rest_is_delivered(
     tmp_path: Path, report: Report
@@ -67,7 +66,7 @@ async def test_a_flood_of_emissions_is_refused_beyond_the_bound_and_the_rest_is_
     assert statuses[200]
     assert grown < 48 * MIB
     report.note(
-        QUEUE_FULL,
+        "order queue full",
         how=f"{BACK_ENDS} back ends emit batches of {BATCH} × 20 KB without a pause "
         f"(`max_queue` {MAX_QUEUE // 1024} KiB)",
         tried=f"{statuses.total()} requests: {statuses[200]} × 200, {statuses[503]} × 503",
@@ -78,7 +77,7 @@ async def test_a_flood_of_emissions_is_refused_beyond_the_bound_and_the_rest_is_
     )
 
 
-@pytest.mark.fault(SERVER_FULL)
+@pytest.mark.fault("server full")
 @pytest.mark.gen_test(timeout=120)
 async def test_a_device_too_many_is_told_so_and_is_taken_when_another_has_left(
     tmp_path: Path, report: Report
@@ -108,7 +107,8 @@ async def test_a_device_too_many_is_told_so_and_is_taken_when_another_has_left(
         for _ in range(rounds):
             await emit()
             one_more, place = await come()
-            assert await one_more.closed == CloseCode.TRY_AGAIN_LATER
+            async with asyncio.timeout(PATIENCE.total_seconds()):
+                assert await one_more.closed == CloseCode.TRY_AGAIN_LATER
             assert not place.welcomes
             refused += 1
             leaving, _ = there.pop(0)
@@ -123,7 +123,7 @@ async def test_a_device_too_many_is_told_so_and_is_taken_when_another_has_left(
             connection.drop()
             await connection.closed
     report.note(
-        SERVER_FULL,
+        "server full",
         how=f"one device more than `max_connections` ({limit}) connects, then one leaves",
         tried=f"{rounds} times",
         checked="it is closed with 1013, and taken when one has left; those that are connected "

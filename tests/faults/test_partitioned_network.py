@@ -11,7 +11,6 @@ from faults.report import Report, times
 from faults.served import MIB, served
 from support import eventually
 
-FAULT = "network partitions"
 HEARTBEAT = 0.5
 STALL_TIMEOUT = 2.0
 DEVICES = 8
@@ -19,7 +18,7 @@ LOAD = MIB
 """How many bytes come for each device while the network is cut."""
 
 
-@pytest.mark.fault(FAULT)
+@pytest.mark.fault("network partitions")
 @pytest.mark.gen_test(timeout=600)
 async def test_devices_behind_a_partition_are_noticed_and_miss_nothing(
     tmp_path: Path, report: Report
@@ -57,7 +56,7 @@ async def test_devices_behind_a_partition_are_noticed_and_miss_nothing(
     # Each may have an outbox and a page of its own, and each request a body.
     assert grown < DEVICES * 2 * MIB + 16 * MIB
     report.note(
-        FAULT,
+        "network partitions",
         how="a proxy swallows all that either side sends, or takes nothing more; "
         "new connections are accepted and mute",
         tried=f"{rounds} partitions of {DEVICES} devices, {LOAD // MIB} MiB emitted to each "

@@ -13,7 +13,6 @@ from faults.report import Report, times
 from faults.served import served
 from support import eventually
 
-FAULT = "everybody reconnects at once"
 DEVICES = 2000
 USERS = 500
 MISSED = 5
@@ -23,7 +22,7 @@ PATIENCE = 60.0
 """How many seconds it may take until all are back."""
 
 
-@pytest.mark.fault(FAULT)
+@pytest.mark.fault("everybody reconnects at once")
 @pytest.mark.gen_test(timeout=300)
 async def test_two_thousand_devices_that_come_back_at_once_get_just_what_each_missed(
     tmp_path: Path, report: Report
@@ -69,7 +68,7 @@ async def test_two_thousand_devices_that_come_back_at_once_get_just_what_each_mi
     for place in places:
         assert place.replays == [0] + [MISSED] * rounds
     report.note(
-        FAULT,
+        "everybody reconnects at once",
         how="`kill -9`, a restart, then all devices connect in the same moment, each by its cursor",
         tried=f"{rounds} restarts, {DEVICES} devices of {USERS} users",
         checked=f"each is replayed just the {MISSED} events it missed, once, in order; what is "

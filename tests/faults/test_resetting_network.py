@@ -13,7 +13,6 @@ from faults.report import Report, times
 from faults.service import Service
 from support import eventually
 
-FAULT = "network resets connections"
 RESETS = times(1000)
 """How many connections of devices are reset."""
 
@@ -36,7 +35,7 @@ class Detour(Service):
         return super().internal_url if self.inner is None else self.inner.url
 
 
-@pytest.mark.fault(FAULT)
+@pytest.mark.fault("network resets connections")
 @pytest.mark.gen_test(timeout=60 + RESETS)
 async def test_what_was_answered_reaches_every_device_once_though_connections_are_reset(
     tmp_path: Path, report: Report
@@ -70,7 +69,7 @@ async def test_what_was_answered_reaches_every_device_once_though_connections_ar
     duplicates = sum(each.duplicates for each in work.emitters)
     assert duplicates
     report.note(
-        FAULT,
+        "network resets connections",
         how="a proxy sends both sides a RST after a random number of bytes, before devices "
         "and before back ends",
         tried=f"{reset} connections of {len(work.watchers)} devices ({unanswered} within the "

@@ -14,9 +14,8 @@ from faults.report import EFFORT, Report
 from faults.served import MIB, served
 from support import eventually, token
 
-FAULT = "devices that never read"
 SLOW = 20
-OWED = 360 * MIB if EFFORT > 1 else 36 * MIB
+OWED = (360 if EFFORT > 1 else 120) * MIB
 """How much the slow devices are owed, all together."""
 
 PAYLOAD = "x" * 4000
@@ -24,7 +23,6 @@ EVENTS = OWED // SLOW // len(PAYLOAD)
 PROMPT = 0.1
 """How many seconds an event may take to a device that reads."""
 
-ENDED = "devices that are ended for not reading"
 STALL_TIMEOUT = 30.0 if EFFORT > 1 else 2.0
 """The default, or where there is less time a shorter one."""
 
@@ -33,7 +31,7 @@ BUFFER = 4096
 """The receive buffer of those that are ended: it soon shows that they don't read."""
 
 
-@pytest.mark.fault(FAULT)
+@pytest.mark.fault("devices that never read")
 @pytest.mark.gen_test(timeout=300)
 async def test_devices_that_never_read_cost_little_and_delay_nobody(
     tmp_path: Path, report: Report
@@ -65,7 +63,7 @@ async def test_devices_that_never_read_cost_little_and_delay_nobody(
     # The median, which a machine that has other things to do for a moment does not move.
     assert percentile(latencies, 0.5) < PROMPT
     report.note(
-        FAULT,
+        "devices that never read",
         how=f"{SLOW} devices of a user stop reading while it is emitted "
         f"{EVENTS} events of 4 KB, then read again (`stall_timeout` 10 min)",
         tried=f"{OWED // MIB} MiB owed in all",
@@ -77,7 +75,7 @@ async def test_devices_that_never_read_cost_little_and_delay_nobody(
     )
 
 
-@pytest.mark.fault(ENDED)
+@pytest.mark.fault("devices that are ended for not reading")
 @pytest.mark.gen_test(timeout=300)
 async def test_devices_that_are_ended_for_not_reading_come_back_and_get_everything(
     tmp_path: Path, report: Report
@@ -114,7 +112,7 @@ async def test_devices_that_are_ended_for_not_reading_come_back_and_get_everythi
     assert codes.total() == SLOW
     assert set(codes) <= {CloseCode.STALLED, ABNORMAL}
     report.note(
-        ENDED,
+        "devices that are ended for not reading",
         how=f"{SLOW} devices of a user stop reading for longer than `stall_timeout` "
         f"({STALL_TIMEOUT:g} s) while {ENDED_EVENTS} events of 4 KB are emitted to it",
         tried=f"{SLOW} devices, each ended once",

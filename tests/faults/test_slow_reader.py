@@ -14,7 +14,6 @@ from faults.report import EFFORT, Report
 from faults.served import served
 from support import eventually
 
-FAULT = "a line of 4 KB/s"
 RATE = 4000
 PIECE = 400
 """How many bytes of these come at a time."""
@@ -30,7 +29,7 @@ AHEAD = 400
 USER = "slow"
 
 
-@pytest.mark.fault(FAULT)
+@pytest.mark.fault("a line of 4 KB/s")
 @pytest.mark.gen_test(timeout=SECONDS + 120)
 async def test_a_device_on_a_slow_line_stays_connected_and_gets_everything(
     tmp_path: Path, report: Report
@@ -77,7 +76,7 @@ async def test_a_device_on_a_slow_line_stays_connected_and_gets_everything(
     assert least > 0, "nothing was owed for a while"
     assert slow * 1000 < 2 * RATE * SECONDS, "the line was not slow"
     report.note(
-        FAULT,
+        "a line of 4 KB/s",
         how=f"a proxy reads {PIECE} bytes every {PIECE * 1000 // RATE} ms; "
         f"`stall_timeout` {STALL_TIMEOUT} s",
         tried=f"one device for {SECONDS} s, owed something all the time, beside 20 others under "

@@ -14,14 +14,13 @@ from faults.report import Report, times
 from faults.served import Process, served
 from support import eventually
 
-FAULT = "network stalls"
 STALL_TIMEOUT = 3.0
 DEVICES = 8
 OWED = 300 * 1024
 """How many bytes come for each device while the network stalls: more than the kernel takes."""
 
 
-@pytest.mark.fault(FAULT)
+@pytest.mark.fault("network stalls")
 @pytest.mark.gen_test(timeout=600)
 async def test_devices_behind_a_network_that_stalls_get_everything_in_order(
     tmp_path: Path, report: Report
@@ -43,7 +42,7 @@ async def test_devices_behind_a_network_that_stalls_get_everything_in_order(
             await _stall_for_long(those, proxy, process, both_ways=both_ways)
     assert set(those.codes) == {CloseCode.STALLED, ABNORMAL}
     report.note(
-        FAULT,
+        "network stalls",
         how="a proxy reads and forwards nothing (both ways, or only to the devices) "
         "for a quarter of `stall_timeout`, then for longer",
         tried=f"{rounds} short and {rounds} long stalls of {DEVICES} devices",
