@@ -220,10 +220,11 @@ async def _trouble(work: Load, chance: random.Random) -> None:
     while not work.calm:
         await asyncio.sleep(chance.uniform(0.01, 0.1))
         connection = chance.choice(work.watchers).connection
-        if connection is None or not connection.upgraded:
+        if connection is None or not connection.upgraded or connection.closed.done():
             continue
         what = chance.choice((connection.drop, connection.reset, connection.pause))
         what()
         if what == connection.pause:
             await asyncio.sleep(chance.uniform(0.05, 0.4))
-            connection.resume()
+            if not connection.closed.done():
+                connection.resume()

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -71,13 +71,11 @@ def ext4(image: Path, at: Path) -> Iterator[Path]:
 def missing(need: str) -> str | None:
     """Say what this machine lacks; None where it has it.
 
-    A need is a program's name, ``root`` (or sudo without a password), ``tmpfs`` or ``loop``
-    (such a file system can be mounted), or ``netns`` (a network namespace can be made).
+    A need is a program's name, or ``tmpfs`` or ``loop``: such a file system can be mounted.
     """
-    able = _ABILITIES.get(need)
-    if able is None:
-        return None if program(need) else f"{need} is not installed"
-    return able()
+    if need in _ABILITIES:
+        return _ABILITIES[need]()
+    return None if program(need) else f"{need} is not installed"
 
 
 @cache
@@ -104,26 +102,13 @@ def _loop() -> str | None:
         return _root() or _tried(lambda folder: ext4(Path(image.name), folder))
 
 
-@cache
-def _netns() -> str | None:
-    if (reason := _root()) is not None:
-        return reason
-    done = subprocess.run(as_root("unshare", "--net", "true"), capture_output=True, check=False)
-    return None if done.returncode == 0 else "a network namespace can't be made here"
-
-
-def _tried(mount: Callable[[Path], object]) -> str | None:
+def _tried(mount: Callable[[Path], AbstractContextManager[Path]]) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with mount(Path(folder)):  # type: ignore[attr-defined]  # a context manager
+            with mount(Path(folder)):
                 return None
         except (AssertionError, OSError) as error:
             return f"can't be mounted here: {error}"
 
 
-_ABILITIES: dict[str, Callable[[], str | None]] = {
-    "root": _root,
-    "tmpfs": _tmpfs,
-    "loop": _loop,
-    "netns": _netns,
-}
+_ABILITIES = {"tmpfs": _tmpfs, "loop": _loop}
