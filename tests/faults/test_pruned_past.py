@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from archibald_rt.settings.schema import NO_EFFECT_YET
 from faults.backends import stored_in
 from faults.devices import Follower, seq_of
 from faults.gauge import gauge
@@ -30,9 +29,6 @@ BUFFER = 4096
 
 
 @pytest.mark.fault("slow devices are pruned past")
-@pytest.mark.skipif(
-    "log.max_events_per_user" in NO_EFFECT_YET, reason="retention has no effect in this release"
-)
 @pytest.mark.gen_test(timeout=300)
 async def test_devices_that_are_pruned_past_are_told_once_and_get_what_is_left(
     tmp_path: Path, report: Report
