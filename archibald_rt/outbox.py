@@ -25,6 +25,14 @@ With its defaults it takes 3.7 MiB and then nothing for two minutes from a healt
 10 KB/s, and a ping waits behind that.
 """
 
+GRACE = 1.5
+"""For how many times `stall_timeout` a device shows no progress before it counts as stalled.
+
+A kernel with a receive buffer of 128 KiB opens its window only when nearly all of that was
+read: at 4 KB/s it shows progress every 31 seconds, which must not be a matter of luck with the
+default of 30.
+"""
+
 # Where struct tcp_info (linux/tcp.h) has tcpi_last_data_recv, in milliseconds.
 _LAST_DATA_RECEIVED = 52
 

@@ -12,7 +12,7 @@ from archibald_rt.emissions import RESERVED_PREFIX
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, CloseCode, LogBrokenError, LogError
 from archibald_rt.handlers.base import BaseHandler
-from archibald_rt.outbox import Progress
+from archibald_rt.outbox import GRACE, Progress
 from archibald_rt.protocol import PING, TEXT, V1, V2, Dialect, frame, token_of, type_of
 from archibald_rt.reception import ClientMessage, Reception
 from archibald_rt.session import Session
@@ -180,7 +180,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             self._progress = None
         elif self._progress is None:
             self._progress = Progress(connection.outbox, connection.stream.socket, now=now)
-        elif self._progress.stalled_for(now) >= self._reception.tuning.stall_timeout:
+        elif self._progress.stalled_for(now) >= self._reception.tuning.stall_timeout * GRACE:
             self.end(CloseCode.STALLED, "Stalled")
 
     def tell_to_reconnect(self, after_ms: int) -> None:
