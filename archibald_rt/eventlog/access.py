@@ -15,6 +15,9 @@ from stat import S_IMODE
 from archibald_rt.errors import LogOpenError
 from archibald_rt.eventlog import files, schema
 
+# 64 MiB: what are neighbours by seq lie far apart in the table, but not the way to them.
+_CACHE = "PRAGMA cache_size = -65536"
+
 Progress = Callable[[str, int, int | None], None]
 """Told by what takes long: what it is at, how much is done, and of how much (None: unknown)."""
 
@@ -39,6 +42,7 @@ class Source:
     def connected(self) -> Iterator[sqlite3.Connection]:
         """Connect to it for the length of a block."""
         with closing(schema.open_reader(self.path, immutable=self.immutable)) as connection:
+            connection.execute(_CACHE)
             yield connection
 
 

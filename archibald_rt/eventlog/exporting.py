@@ -19,8 +19,6 @@ STEP = 1000
 STEP_BYTES = 8 * 1024 * 1024
 """After how many bytes a step ends sooner, so that large events take no more memory."""
 
-_CACHE = "PRAGMA cache_size = -65536"  # 64 MiB: neighbours by seq lie far apart in the table
-
 _ROWS = """
 SELECT commits.seq, commits.user, committed, key, tail
 FROM commits LEFT JOIN events ON events.user = commits.user AND events.seq = commits.seq
@@ -55,7 +53,6 @@ def export(path: Path, write: Callable[[bytes], object], *, progress: Progress =
     `LogOpenError`, and `LogCopyError` for a row that can't be written.
     """
     with read_access(path) as source, source.connected() as connection:
-        connection.execute(_CACHE)
         exporting = _Exporting(connection, progress)
         for piece in exporting.pieces():
             write(piece)
