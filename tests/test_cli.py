@@ -168,7 +168,7 @@ def test_serve_dev_prints_what_works_when_it_is_pasted(tmp_path: Path) -> None:
 def test_help_is_there_for_every_command(tmp_path: Path) -> None:
     listed = command(tmp_path, "--help")
     assert listed.returncode == 0
-    for name in ("serve", "emit", "tail", "token", "config"):
+    for name in ("serve", "emit", "tail", "token", "log", "config"):
         assert name in listed.stdout
         assert command(tmp_path, name, "--help").returncode == 0
 
