@@ -1,9 +1,18 @@
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from tornado.ioloop import IOLoop
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be heard, here and by the programs that are started.
+
+    Whoever runs the tests in the background of a shell has it ignored, by them all.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from archibald_rt.emissions import instant_of
-from archibald_rt.errors import EmissionError, LogOpenError
+from archibald_rt.errors import EmissionError
 from archibald_rt.eventlog import schema
 from archibald_rt.eventlog.access import Progress, Source, read_access, unheard
 from archibald_rt.eventlog.ndjson import EPOCH, MAX_MILLISECONDS
@@ -91,7 +91,7 @@ def _of_the_file(source: Source, *, full: bool) -> list[str]:
     def look() -> None:
         try:
             answer.set_result(_look(source, "integrity_check" if full else "quick_check"))
-        except (sqlite3.Error, LogOpenError) as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where it is waited for
             answer.set_exception(error)
 
     threading.Thread(target=look, daemon=True).start()
