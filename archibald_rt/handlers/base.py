@@ -66,6 +66,15 @@ class BaseHandler(RequestHandler):
         self.set_header("Retry-After", str(RETRY_AFTER))
         self.problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
 
+    def refuse_unknown(self, detail: str) -> None:
+        """Answer 504: what was asked for may have been done."""
+        self.problem(
+            HTTPStatus.GATEWAY_TIMEOUT,
+            f"outcome-unknown: {detail}",
+            title="Outcome Unknown",
+            type="outcome-unknown",
+        )
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Turn what Tornado or a fault of ours raised into a problem document."""
         error = kwargs.get("exc_info", (None, None, None))[1]

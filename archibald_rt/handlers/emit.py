@@ -83,12 +83,7 @@ class EmittingHandler(InternalHandler):
                 self.set_header("Connection", "close")
             self.refuse_for_now(f"{error}; nothing was stored")
         except LogBrokenError as error:
-            self.problem(
-                HTTPStatus.GATEWAY_TIMEOUT,
-                f"outcome-unknown: {error}; it may have been stored: retry with the same key",
-                title="Outcome Unknown",
-                type="outcome-unknown",
-            )
+            self.refuse_unknown(f"{error}; it may have been stored: retry with the same key")
         else:
             results = [self._result(outcome) for outcome in outcomes]
             self.answer(ResultsBody(results) if many else results[0])

@@ -106,12 +106,7 @@ class UserEventsHandler(UserHandler):
         except LogUnavailableError as error:
             self.refuse_for_now(f"{error}; ask again to have the rest erased")
         except LogBrokenError as error:
-            self.problem(
-                HTTPStatus.GATEWAY_TIMEOUT,
-                f"outcome-unknown: {error}; they may have been erased: ask again",
-                title="Outcome Unknown",
-                type="outcome-unknown",
-            )
+            self.refuse_unknown(f"{error}; they may have been erased: ask again")
         else:
             self.answer({"erased": erased})
 
