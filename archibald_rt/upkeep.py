@@ -10,8 +10,14 @@ from archibald_rt.errors import DrainingError, LogBrokenError, LogUnavailableErr
 from archibald_rt.eventlog import EventLog, Retention
 from archibald_rt.eventlog.base import Step, Turn
 
-PAUSE = 3.0
-"""How much longer than a step the pause after it is; as long, once a run outlasts the interval."""
+PAUSE = 10.0
+"""How much longer than a step the pause after it is, so that few emissions meet one.
+
+With 3 every fourth does, and their 99th percentile was four times as long as without pruning.
+"""
+
+HURRY = 3.0
+"""The same while more is committed than deleted: then the log would grow without end."""
 
 _logger = structlog.stdlib.get_logger("archibald_rt.upkeep")
 
@@ -76,7 +82,7 @@ class Upkeep:
         return deleted
 
     async def _prune(self) -> None:
-        began, before = time.monotonic(), self.pruned
+        began, before, head = time.monotonic(), self.pruned, self._log.head
 
         async def turn(step: Step) -> int:
             took = 0.0
@@ -90,8 +96,9 @@ class Upkeep:
                     took = time.monotonic() - started
 
             done = await self._turn(timed)
-            in_time = time.monotonic() - began < self._every
-            await asyncio.sleep(took * (PAUSE if in_time else 1))
+            late = time.monotonic() - began > self._every
+            grows = self._log.head - head > self.pruned - before
+            await asyncio.sleep(took * (HURRY if late and grows else PAUSE))
             return done
 
         await self._log.prune(self._retention, turn, self._count)

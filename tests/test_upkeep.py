@@ -13,7 +13,7 @@ from archibald_rt.errors import DrainingError, LogBrokenError, LogUnavailableErr
 from archibald_rt.eventlog import Retention, Turn
 from archibald_rt.eventlog.base import Step
 from archibald_rt.eventlog.sqlite import open_sqlite
-from archibald_rt.upkeep import PAUSE, Upkeep
+from archibald_rt.upkeep import HURRY, PAUSE, Upkeep
 from support import Harness, eventually, harness
 
 OFTEN = {"log.prune_every": "50ms"}
@@ -162,9 +162,11 @@ async def test_it_ends_with_the_server_and_has_it_ended_by_a_broken_log(
 
 
 class SlowSteps:
-    """A log that takes its time to delete."""
+    """A log that takes its time to delete, while events may come."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, grows: bool) -> None:
+        self.head = 0
+        self._grows = grows
         self.began: list[float] = []
         self.ended: list[float] = []
 
@@ -172,6 +174,7 @@ class SlowSteps:
         self, _retention: Retention, turn: Turn, _deleted: Callable[[int], None]
     ) -> None:
         for _ in range(3):
+            self.head += self._grows
             await turn(self.step)
 
     async def step(self) -> int:
@@ -182,16 +185,25 @@ class SlowSteps:
         return 0
 
 
-@pytest.mark.parametrize(("every", "factor"), [(60, PAUSE), (0.001, 1)])
+@pytest.mark.parametrize(
+    ("every", "grows", "factor"),
+    [(60, False, PAUSE), (60, True, PAUSE), (0.001, False, PAUSE), (0.001, True, HURRY)],
+)
 @pytest.mark.gen_test
 async def test_after_a_step_the_log_is_left_to_others_for_longer_than_it_took(
-    every: float, factor: float
+    every: float,
+    grows: bool,  # noqa: FBT001 - a column of the table
+    factor: float,
 ) -> None:
-    log = SlowSteps()
+    log = SlowSteps(grows=grows)
     upkeep = upkeep_of(log, taken, every=every)
     task = asyncio.ensure_future(upkeep.run())
     await eventually(lambda: len(log.ended) >= 3)
     task.cancel()
-    for place in range(2):
-        took = log.ended[place] - log.began[place]
-        assert log.began[place + 1] - log.ended[place] > took * factor * 0.9
+    pauses = [
+        (began - ended) / (ended - before)
+        for before, ended, began in zip(log.began, log.ended, log.began[1:], strict=False)
+    ]
+    assert all(pause > factor * 0.9 for pause in pauses[:2])
+    # In a hurry it is much shorter.
+    assert (min(pauses[:2]) < PAUSE / 2) == (factor == HURRY)

@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from archibald_rt.eventlog import retention as sql
 from archibald_rt.eventlog.base import Retention, Step, Turn
 
-STEP = 0.004
+STEP = 0.002
 """How many seconds a step may take before it commits: about as long as a small commit."""
 
 SEQS_AT_ONCE = 2000
@@ -91,7 +91,8 @@ class Pruning:
                 left = deque([(user, self._head())])
             return await self._writer.call(sql.erase, left, STEP)
 
-        await self._delete(step)
+        while left is None or left:
+            self._deleted(await self._turn(step))
         await self._turn(self._step(sql.truncate_wal))
 
     async def _by_age(self, before_ms: int) -> None:
@@ -106,7 +107,9 @@ class Pruning:
             users = await self._scanner.call(sql.users_between, first - 1, last)
             # In the order in which they lie in the file: neighbours share its pages.
             left = deque(sorted(users))
-            await self._delete(self._step(sql.delete_events, left, last, STEP))
+            step = self._step(sql.delete_events, left, last, STEP)
+            while left:
+                self._deleted(await self._turn(step))
             while await self._turn(self._step(sql.delete_commits, last, STEP)):
                 pass
 
@@ -127,7 +130,10 @@ class Pruning:
             for first in range(0, len(users), USERS_AT_ONCE):
                 some = users[first : first + USERS_AT_ONCE]
                 if found := await self._scanner.call(sql.beyond, some, max_events):
-                    await self._delete(self._step(sql.delete_of, deque(found), STEP))
+                    left = deque(found)
+                    step = self._step(sql.delete_of, left, STEP)
+                    while left:
+                        self._deleted(await self._turn(step))
         await self._turn(self._step(sql.write_counted, max_events, head))
 
     async def _by_size(self, max_size: int) -> None:
@@ -150,11 +156,6 @@ class Pruning:
         # The file gets smaller only when the WAL is moved into it.
         if superfluous or (max_size and disk_size(self._path) > max_size):
             await self._turn(self._step(sql.truncate_wal))
-
-    async def _delete(self, step: Step) -> None:
-        """Have turns until a step finds nothing more to delete."""
-        while count := await self._turn(step):
-            self._deleted(count)
 
     def _step(
         self,

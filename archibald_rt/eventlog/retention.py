@@ -10,11 +10,20 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from archibald_rt.eventlog.transactions import explained, reading, writing
 
+_T = TypeVar("_T")
+
 CHUNK = 50
 """How many events are deleted between two looks at the clock."""
+
+PLACES = 16
+"""How many users' events a step deletes at most.
+
+Each lies in a page of its own, and more: with a hundred of them the commit took 15 ms.
+"""
 
 # A page that is left free saves the next events from growing the file again.
 FREE_KEPT = 256
@@ -63,30 +72,29 @@ def delete_events(
 ) -> int:
     """Delete users' own events up to a seq, but not what `commits` says of them.
 
-    Takes those users off the left that have no more of them.
+    Takes those users off the left that have no more of them, until none is left.
     """
 
     def some() -> int:
-        while left:
-            if seqs := _delete_some(connection, left[0], through):
-                return len(seqs)
-            left.popleft()
-        return 0
+        return len(_delete_some(connection, left[0], through))
 
-    return _delete(connection, some, seconds)
+    return _delete_by_user(connection, left, some, seconds)
 
 
 def delete_commits(connection: sqlite3.Connection, through: int, seconds: float) -> int:
     """Delete from `commits` what is left there of events up to a seq; none of them is there."""
-
-    def some() -> int:
-        row = connection.execute(FIRST_COMMIT, (0,)).fetchone()
-        if row is None or row[0] > through:
-            return 0
-        last = min(row[0] + CHUNK, through)
-        return connection.execute(DELETE_COMMITS, (last,)).rowcount
-
-    return _delete(connection, some, seconds)
+    deadline = time.perf_counter() + seconds
+    deleted = 0
+    with explained(), writing(connection):
+        while True:
+            row = connection.execute(FIRST_COMMIT, (0,)).fetchone()
+            if row is None or row[0] > through:
+                break
+            last = min(row[0] + CHUNK, through)
+            deleted += connection.execute(DELETE_COMMITS, (last,)).rowcount
+            if time.perf_counter() >= deadline:
+                break
+    return deleted
 
 
 def delete_of(
@@ -95,15 +103,11 @@ def delete_of(
     """Delete users' own events, each up to a seq; takes off the left who has no more."""
 
     def some() -> int:
-        while left:
-            user, through = left[0]
-            if seqs := _delete_some(connection, user, through):
-                connection.executemany(DELETE_COMMIT, seqs)
-                return len(seqs)
-            left.popleft()
-        return 0
+        seqs = _delete_some(connection, *left[0])
+        connection.executemany(DELETE_COMMIT, seqs)
+        return len(seqs)
 
-    return _delete(connection, some, seconds)
+    return _delete_by_user(connection, left, some, seconds)
 
 
 def erase(connection: sqlite3.Connection, left: deque[tuple[bytes, int]], seconds: float) -> int:
@@ -200,12 +204,19 @@ def truncate_wal(connection: sqlite3.Connection) -> None:
             connection.execute(f"PRAGMA busy_timeout = {waits}")
 
 
-def _delete(connection: sqlite3.Connection, some: Callable[[], int], seconds: float) -> int:
+def _delete_by_user(
+    connection: sqlite3.Connection, left: deque[_T], some: Callable[[], int], seconds: float
+) -> int:
+    """Delete some of the first one left, and again, until the time or the places are used up."""
     deadline = time.perf_counter() + seconds
-    deleted = 0
+    deleted = places = 0
     with explained(), writing(connection):
-        while count := some():
-            deleted += count
+        while left and places < PLACES:
+            if count := some():
+                deleted += count
+                places += 1
+            else:
+                left.popleft()
             if time.perf_counter() >= deadline:
                 break
     return deleted
