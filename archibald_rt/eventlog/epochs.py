@@ -10,6 +10,8 @@ import time
 
 import structlog
 
+from archibald_rt.eventlog.transactions import writing
+
 _MARK = "backup"
 
 _logger = structlog.stdlib.get_logger("archibald_rt.eventlog")
@@ -26,10 +28,9 @@ def replace_epoch(connection: sqlite3.Connection) -> str:
     A backup is one no more.
     """
     epoch = new_epoch()
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (epoch,))
-    connection.execute("DELETE FROM meta WHERE name = ?", (_MARK,))
-    connection.execute("COMMIT")
+    with writing(connection):
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (epoch,))
+        connection.execute("DELETE FROM meta WHERE name = ?", (_MARK,))
     return epoch
 
 
