@@ -18,7 +18,13 @@ from archibald_rt.listen import Endpoint, Listener, descriptors_for_devices, url
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.reception import ClientMessageHook, Reception, Tuning
-from archibald_rt.settings import InternalSettings, ServerSettings, Settings, require_secrets
+from archibald_rt.settings import (
+    InternalSettings,
+    LogSettings,
+    ServerSettings,
+    Settings,
+    require_secrets,
+)
 from archibald_rt.shutdown import Shutdown
 from archibald_rt.sweep import Sweep
 from archibald_rt.systemd import NOTHING_INHERITED, Inherited
@@ -90,6 +96,15 @@ def check(settings: Settings) -> None:
         )
 
 
+def retention_of(log: LogSettings) -> Retention:
+    """Return how much a log with these settings keeps."""
+    return Retention(
+        max_age_ms=int(log.max_age * 1000),
+        max_events_per_user=log.max_events_per_user,
+        max_size=log.max_size,
+    )
+
+
 @asynccontextmanager
 async def running(
     settings: Settings,
@@ -150,11 +165,7 @@ async def running(
         upkeep = Upkeep(
             log,
             order.between,
-            retention=Retention(
-                max_age_ms=int(settings.log.max_age * 1000),
-                max_events_per_user=settings.log.max_events_per_user,
-                max_size=settings.log.max_size,
-            ),
+            retention=retention_of(settings.log),
             every=settings.log.prune_every,
             forget=hub.forget,
             broken=shutdown.broken,

@@ -14,7 +14,6 @@ from archibald_rt import logs
 from archibald_rt.cli.options import config_option, load_settings
 from archibald_rt.cli.progress import shown
 from archibald_rt.errors import ArchibaldError, ConfigError, LogInUseError
-from archibald_rt.eventlog import Retention
 from archibald_rt.eventlog.access import permissions, write_access
 from archibald_rt.eventlog.checking import check as check_log
 from archibald_rt.eventlog.copying import back_up
@@ -25,6 +24,7 @@ from archibald_rt.eventlog.inspection import Stats, read_stats
 from archibald_rt.eventlog.ndjson import MAX_MILLISECONDS
 from archibald_rt.eventlog.offline import prune as prune_log
 from archibald_rt.eventlog.staging import explained, staged
+from archibald_rt.server import retention_of
 from archibald_rt.settings import LogSettings
 from archibald_rt.timestamps import from_epoch
 
@@ -102,14 +102,9 @@ def backup(destination: Path, config_path: Path | None) -> None:
 def prune(config_path: Path | None) -> None:
     """Delete what is beyond the configured limits, from a log that no server runs on."""
     limits = _settings(config_path)
-    retention = Retention(
-        max_age_ms=int(limits.max_age * 1000),
-        max_events_per_user=limits.max_events_per_user,
-        max_size=limits.max_size,
-    )
     with shown() as progress:
         try:
-            deleted = prune_log(limits.path, retention, progress=progress)
+            deleted = prune_log(limits.path, retention_of(limits), progress=progress)
         except LogInUseError as error:
             raise LogInUseError(
                 f"{error}; a server prunes by itself, every [log] prune_every"
