@@ -100,10 +100,9 @@ class UserEventsHandler(UserHandler):
             return
         try:
             erased = await self._upkeep.erase(self.user)
-        except DrainingError as error:
-            self.set_header("Connection", "close")
-            self.refuse_for_now(f"{error}; ask again to have the rest erased")
-        except LogUnavailableError as error:
+        except (DrainingError, LogUnavailableError) as error:
+            if isinstance(error, DrainingError):
+                self.set_header("Connection", "close")
             self.refuse_for_now(f"{error}; ask again to have the rest erased")
         except LogBrokenError as error:
             self.refuse_unknown(f"{error}; they may have been erased: ask again")
