@@ -4,7 +4,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,17 @@ from archibald_rt.errors import LogInUseError, LogOpenError
 from archibald_rt.eventlog import files, schema
 from archibald_rt.eventlog.access import permissions, read_access, require_log, write_access
 from archibald_rt.eventlog.sqlite import open_sqlite
-from logfiles import append, append_by, by_hand, emission, folder, held, leave_hot, users
-
-NOBODY = 65534
+from logfiles import (
+    append,
+    append_by,
+    by_hand,
+    emission,
+    folder,
+    held,
+    leave_hot,
+    somebody_else,
+    users,
+)
 
 
 @pytest.fixture
@@ -31,19 +39,6 @@ def readonly() -> Iterator[Path]:
         place.chmod(0o755)
         yield place
         place.chmod(0o700)
-
-
-@contextmanager
-def somebody_else() -> Iterator[None]:
-    """Go on without root's power to write anywhere, where there is one."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def head(path: Path) -> int:

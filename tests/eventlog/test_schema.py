@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from archibald_rt.errors import LogOpenError
 from archibald_rt.eventlog import files, schema
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import Emission, make_tail
+from logfiles import somebody_else
 from support import eventually
 
 
@@ -311,21 +312,6 @@ async def test_a_path_behind_a_file_is_refused(tmp_path: Path) -> None:
 
 
 # What may not be written
-
-NOBODY = 65534
-
-
-@contextmanager
-def somebody_else() -> Iterator[None]:
-    """Go on without root's power to write anywhere, where there is one."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture
