@@ -40,6 +40,13 @@ def is_empty(path: Path) -> bool:
     return not path.exists() or path.stat().st_size == 0
 
 
+def sizes(path: Path) -> tuple[int, int]:
+    """Return how many bytes the database and the WAL of the log at `path` have."""
+    place = path.resolve()
+    wal = wal_path(place)
+    return place.stat().st_size, wal.stat().st_size if wal.exists() else 0
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the log at `path` for this process alone.

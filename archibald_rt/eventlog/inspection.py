@@ -59,10 +59,7 @@ def read_stats(path: Path) -> Stats:
         free_pages = _row(connection, "PRAGMA freelist_count")[0]
         page_size = _row(connection, "PRAGMA page_size")[0]
         with files.explained(path):
-            place = path.resolve()
-            wal = files.wal_path(place)
-            wal_bytes = wal.stat().st_size if wal.exists() else 0
-            database_bytes = place.stat().st_size
+            database_bytes, wal_bytes = files.sizes(path)
         return Stats(
             schema.read_epoch(connection),
             schema.read_head(connection),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from archibald_rt.eventlog import files
 from archibald_rt.eventlog import retention as sql
 from archibald_rt.eventlog.base import Retention, Step, Turn
 
@@ -107,9 +108,7 @@ class Pruning:
             users = await self._scanner.call(sql.users_between, first - 1, last)
             # In the order in which they lie in the file: neighbours share its pages.
             left = deque(sorted(users))
-            step = self._step(sql.delete_events, left, last, STEP)
-            while left:
-                self._deleted(await self._turn(step))
+            await self._delete(left, self._step(sql.delete_events, left, last, STEP))
             while await self._turn(self._step(sql.delete_commits, last, STEP)):
                 pass
 
@@ -131,13 +130,11 @@ class Pruning:
                 some = users[first : first + USERS_AT_ONCE]
                 if found := await self._scanner.call(sql.beyond, some, max_events):
                     left = deque(found)
-                    step = self._step(sql.delete_of, left, STEP)
-                    while left:
-                        self._deleted(await self._turn(step))
+                    await self._delete(left, self._step(sql.delete_of, left, STEP))
         await self._turn(self._step(sql.write_counted, max_events, head))
 
     async def _by_size(self, max_size: int) -> None:
-        if disk_size(self._path) <= max_size:
+        if sum(files.sizes(self._path)) <= max_size:
             return
         while (share := await self._scanner.call(sql.used_share, max_size)) > 1:
             first = await self._scanner.call(sql.first_commit)
@@ -154,8 +151,13 @@ class Pruning:
         while left > 0:
             left -= await self._turn(self._step(sql.give_back, left, STEP))
         # The file gets smaller only when the WAL is moved into it.
-        if superfluous or (max_size and disk_size(self._path) > max_size):
+        if superfluous or (max_size and sum(files.sizes(self._path)) > max_size):
             await self._turn(self._step(sql.truncate_wal))
+
+    async def _delete(self, left: deque[_T], step: Step) -> None:
+        """Have turns until a step has left nobody."""
+        while left:
+            self._deleted(await self._turn(step))
 
     def _step(
         self,
@@ -169,9 +171,3 @@ class Pruning:
             return await self._writer.call(function, *args, **kwargs) or 0
 
         return step
-
-
-def disk_size(path: Path) -> int:
-    """Return how many bytes the log's database and WAL take."""
-    files = (path, path.with_name(path.name + "-wal"))
-    return sum(file.stat().st_size for file in files if file.exists())

@@ -16,7 +16,7 @@ import aiosqlite
 from archibald_rt.errors import LogBrokenError
 from archibald_rt.eventlog import files, schema, statements
 from archibald_rt.eventlog.base import KeyConflict, Page, Retention, Stored, Turn
-from archibald_rt.eventlog.pruning import Pruning, disk_size
+from archibald_rt.eventlog.pruning import Pruning
 from archibald_rt.events import Emission
 from archibald_rt.timestamps import SteadyClock
 
@@ -142,7 +142,7 @@ class SQLiteLog:
 
     async def size(self) -> int:
         """See `EventLog.size`."""
-        return disk_size(self._path)
+        return sum(files.sizes(self._path))
 
     async def close(self) -> None:
         """See `EventLog.close`."""

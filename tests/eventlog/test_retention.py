@@ -13,11 +13,9 @@ from archibald_rt.eventlog import Retention, Stored, Turn
 from archibald_rt.eventlog import pruning as pruning_module
 from archibald_rt.eventlog import retention as sql
 from archibald_rt.eventlog.base import Step
-from archibald_rt.eventlog.pruning import disk_size
+from archibald_rt.eventlog.files import sizes
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
-from archibald_rt.events import Emission, make_tail
-
-STAMP = "2026-01-01T00:00:00Z"
+from logfiles import STAMP, emission
 
 
 class Turns:
@@ -56,11 +54,6 @@ def small_steps() -> Iterator[None]:
         patch.setattr(pruning_module, "USERS_AT_ONCE", 2)
         patch.setattr(pruning_module, "WINDOW", 5)
         yield
-
-
-def emission(user: str | None, payload: str = "1", *, key: str | None = None) -> Emission:
-    tail = make_tail(b'"T"', payload.encode(), STAMP)
-    return Emission(user, tail, STAMP, 0, durable=True, key=key)
 
 
 async def append(log: SQLiteLog, *users: str | None) -> None:
@@ -239,6 +232,10 @@ async def test_a_key_can_be_used_anew_when_its_event_is_gone(path: Path) -> None
 # By size
 
 
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
 async def fill(log: SQLiteLog, count: int, users: int = 20) -> None:
     payload = '"' + "x" * 500 + '"'
     for start in range(0, count, 500):
@@ -268,12 +265,23 @@ async def test_the_oldest_of_all_go_until_database_and_wal_are_within_their_size
 async def test_the_room_of_what_is_deleted_goes_back_to_the_file_system(path: Path) -> None:
     async with open_sqlite(path) as log:
         await fill(log, 6000)
-        before = disk_size(path)
+        before = sum(sizes(path))
         turns = Turns()
         await prune(log, Retention(max_events_per_user=10), turns)
-        assert disk_size(path) < before / 2
+        assert sum(sizes(path)) < before / 2
         # In steps: 6 MiB of pages in one of them would hold up commits.
         assert turns.taken > 3
+
+
+@pytest.mark.gen_test
+async def test_the_size_of_a_log_that_a_link_leads_to_is_that_of_its_files(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with open_sqlite(link) as log:
+        await fill(log, 600)
+        database, wal = (size_of(path.with_name(name)) for name in ("events.db", "events.db-wal"))
+        assert wal > 0
+        assert await log.size() == database + wal
 
 
 @pytest.mark.gen_test
