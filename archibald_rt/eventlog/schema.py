@@ -19,6 +19,10 @@ EVERYBODY = b""
 
 _MAGIC = b"SQLite format 3\x00"
 _WAL_KEPT = 64 * 1024 * 1024
+# How many pages of the WAL are moved into the file at a time, while a commit waits: with SQLite's
+# 1000 one took 16 to 18 ms where each event's user lies in a page of its own, so with 3 ms. It
+# costs 4 to 10 us of CPU an event where they go to a thousand users, less where they go to few.
+_CHECKPOINT = 128
 _LONGEST_WAIT_MS = 250
 
 # Users, keys and tails are BLOBs: they are compared byte by byte, and read back as written.
@@ -141,6 +145,7 @@ def _configure(connection: sqlite3.Connection) -> None:
     # cut (eight of twelve tries), and with group commit it would gain nothing.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
     connection.execute("SELECT seq FROM commits ORDER BY seq DESC LIMIT 1").fetchone()
     start_backup(connection)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
