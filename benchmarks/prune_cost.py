@@ -11,6 +11,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -184,15 +185,39 @@ def left(path: Path) -> int:
 @click.option("--rate", default=200.0, show_default=True, help="Emissions in a second.")
 @click.option("--rounds", default=4, show_default=True, help="How many of each kind.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the log is made.")
-def main(rows: int, seconds: float, rate: float, rounds: int, folder: Path | None) -> None:
+@click.option(
+    "--log",
+    "made_before",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A log that an earlier run kept: it is copied, not changed.",
+)
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Where to keep the log for later runs."
+)
+def main(
+    rows: int,
+    seconds: float,
+    rate: float,
+    rounds: int,
+    folder: Path | None,
+    made_before: Path | None,
+    keep: Path | None,
+) -> None:
     """Measure, and print a table."""
     emit_token = secrets.token_urlsafe(32)
     kinds: dict[bool, list[Round]] = {False: [], True: []}
     console = Console()
     with tempfile.TemporaryDirectory(dir=folder) as made:
         path = Path(made) / "events.db"
-        console.print(f"making a log of {rows:,} rows")
-        fill(path, rows)
+        if made_before is not None:
+            shutil.copyfile(made_before, path)
+        else:
+            console.print(f"making a log of {rows:,} rows")
+            fill(path, rows)
+        if keep is not None:
+            shutil.copyfile(path, keep)
+        # Or the first rounds would share the disk with what made the log.
+        os.sync()
         for _ in range(rounds):
             for prune in (False, True):
                 with serving(path, emit_token, prune=prune) as at:
