@@ -107,6 +107,8 @@ class Bounded(ABC):
     takes from the budget; what is gone is to be released.
     """
 
+    __slots__ = ("_kept", "_limit", "_low", "_room", "budget")
+
     def __init__(self, budget: Budget, *, limit: int) -> None:
         self.budget = budget
         self._limit = limit or _NO_BOUND

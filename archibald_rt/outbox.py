@@ -6,17 +6,11 @@ import socket
 import ssl
 import sys
 import termios
+from collections.abc import Callable
 
 import structlog
-from tornado.iostream import IOStream, StreamClosedError
 
 from archibald_rt.budget import Bounded, Budget
-
-CHUNK = 16 * 1024
-"""How much is left to the stream at a time once the kernel takes no more.
-
-A device's progress is seen when such a chunk has been taken: at 1 KB/s every 16 seconds.
-"""
 
 NOTSENT_LOWAT = 64 * 1024
 """How many unsent bytes the kernel takes (``TCP_NOTSENT_LOWAT``).
@@ -38,6 +32,8 @@ _LAST_DATA_RECEIVED = 52
 
 
 _NOTHING = memoryview(b"")
+# What a socket raises that takes nothing more for now; the second with TLS.
+_FULL = (BlockingIOError, ssl.SSLWantWriteError)
 
 _logger = structlog.stdlib.get_logger("archibald_rt.outbox")
 
@@ -73,21 +69,42 @@ class Outbox(Bounded):
     """The bytes on their way to one device.
 
     ``limit`` bounds what `offer` takes, in bytes; 0 is no bound. It writes whole frames in
-    the order they were put in, and nobody else may write to the stream as long as it is used.
-    It is to be closed when the connection has ended, or the budget never gets back what it kept.
+    the order they were put in, and nobody else may write to the socket, which doesn't block.
+    ``lost`` is called, at any moment, if the connection turns out to have ended. It is to be
+    closed when that has happened, or the budget never gets back what it kept.
     """
 
-    def __init__(self, stream: IOStream, tick: Tick, budget: Budget, *, limit: int) -> None:
+    __slots__ = (
+        "_closed",
+        "_frames",
+        "_lost",
+        "_rest",
+        "_socket",
+        "_spent",
+        "_taken",
+        "_tick",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        tick: Tick,
+        budget: Budget,
+        *,
+        limit: int,
+        lost: Callable[[], None],
+    ) -> None:
         super().__init__(budget, limit=limit)
-        self._stream = stream
+        self._socket = sock
         self._tick = tick
-        # A send straight on the socket skips what the stream does for every write; TLS can't.
-        self._direct = stream.socket if not isinstance(stream.socket, ssl.SSLSocket) else None
+        self._lost = lost
         self._frames: list[bytes] = []
         self._rest = _NOTHING
         # How much of the rest's buffer was taken and is kept all the same.
         self._spent = 0
-        self._writing = False
+        # Whether the loop tells when the socket takes more.
+        self._waiting = False
         self._closed = False
         self._taken = 0
 
@@ -105,7 +122,7 @@ class Outbox(Bounded):
         """Put data in whether it fits or not: for what is small, or was made to fit."""
         if self._closed:
             return
-        if not self._frames and not self._writing:
+        if not self._frames and not self._waiting:
             self._tick.add(self)
         self._frames.append(data)
         # Written out, and not `Budget.take`, since it is done for every delivery.
@@ -115,18 +132,34 @@ class Outbox(Bounded):
 
     def flush(self) -> None:
         """Hand to the kernel what it takes. Doing it again does nothing."""
-        if self._frames and not self._writing and not self._closed:
-            data = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
-            self._frames.clear()
-            self._send(memoryview(data))
+        frames = self._frames
+        if not frames or self._waiting or self._closed:
+            return
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        frames.clear()
+        try:
+            sent = self._socket.send(data)
+        except _FULL:
+            sent = 0
+        except OSError:
+            self.fail()
+            return
+        if sent == len(data):
+            self._taken += sent
+            self._release(sent)
+            return
+        self._waiting = True
+        asyncio.get_running_loop().add_writer(self._socket, self._writable)
+        self._keep(memoryview(data), sent)
 
     def fail(self) -> None:
-        """End the connection, whose device would miss something. Its reader is told."""
-        self._stream.close()
+        """Give up the connection, whose device would miss something; its owner is told."""
+        self._lost()
 
     def close(self) -> None:
         """Give up what is left and take nothing more. Calling it again does nothing."""
         self._closed = True
+        self._stop_waiting()
         self._frames.clear()
         self._rest = _NOTHING
         self._spent = 0
@@ -136,60 +169,40 @@ class Outbox(Bounded):
         """Hand to the kernel what it takes, of every outbox that was written to in this turn."""
         self._tick.flush()
 
-    def _send(self, data: memoryview) -> None:
-        sent = 0
-        # While the stream itself has something to write, such as the handshake's answer, that
-        # goes first.
-        if self._direct is not None and not self._stream.writing():
-            try:
-                sent = self._direct.send(data)
-            except BlockingIOError:
-                pass
-            except OSError:
-                # Reset or broken: the stream tells its reader, who ends the session.
-                self._stream.close()
-                return
-        if sent == len(data):
-            self._taken += sent
-            self._release(sent + self._spent)
-            self._spent = 0
+    def _writable(self) -> None:
+        """Hand on more of the rest, and when that is gone what was put in meanwhile."""
+        data, self._rest = self._rest, _NOTHING
+        try:
+            sent = self._socket.send(data)
+        except _FULL:
+            sent = 0
+        except OSError:
+            self.fail()
             return
+        if sent < len(data):
+            self._keep(data, sent)
+            return
+        self._stop_waiting()
+        spent, self._spent = self._spent, 0
+        self._taken += sent
+        self._release(sent + spent)
+        self.flush()
+
+    def _keep(self, data: memoryview, sent: int) -> None:
+        """Keep what the kernel has not taken of data, and count what it has."""
         rest, spent = data[sent:], self._spent + sent
         if spent >= len(rest):
             # A view keeps the whole of what it was cut from.
             rest, spent = memoryview(bytes(rest)), 0
-        self._took(sent, spent)
-        self._rest = rest
-        self._write_chunk()
-
-    def _write_chunk(self) -> None:
-        """Let the stream wait for the socket to become writable, with a piece to write."""
-        chunk, self._rest = self._rest[:CHUNK], self._rest[CHUNK:]
-        try:
-            written = self._stream.write(chunk)
-        except StreamClosedError:
-            return
-        self._writing = True
-        written.add_done_callback(lambda done: self._written(done, len(chunk)))
-
-    def _written(self, done: asyncio.Future[None], size: int) -> None:
-        self._writing = False
-        if self._closed or done.cancelled() or done.exception() is not None:
-            return
-        # A view, even an empty one, keeps the whole of what it was cut from.
-        rest, self._rest = self._rest, _NOTHING
-        self._took(size, self._spent + size if rest else 0)
-        if rest:
-            self._send(rest)
-        # What was put in meanwhile waits for nobody else.
-        self.flush()
-
-    def _took(self, count: int, spent: int) -> None:
-        """Count what the kernel has taken, and how much of the buffer is kept for its rest."""
-        self._taken += count
-        gone = count + self._spent - spent
-        self._spent = spent
+        gone = sent + self._spent - spent
+        self._rest, self._spent = rest, spent
+        self._taken += sent
         self._release(gone)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            asyncio.get_running_loop().remove_writer(self._socket)
 
 
 class Progress:

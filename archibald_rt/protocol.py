@@ -15,9 +15,8 @@ from archibald_rt.timestamps import Stamper, from_epoch
 
 _encode = msgspec.json.encode
 
-
-TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
-"""The opcodes that are written (RFC 6455, section 5.2)."""
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+"""The opcodes of frames (RFC 6455, section 5.2)."""
 
 FRAMING = 96
 """How many bytes the message of an event has besides its tail, at most: frame, id, prev."""

@@ -1,24 +1,42 @@
-"""The socket base: Tornado's WebSocket protocol, writing through an outbox.
+"""The socket base: a WebSocket's handshake by Tornado, everything after it on the bare socket.
 
-Three things differ from Tornado's own. Every frame, control frames included, goes through the
-device's outbox, since a stream that two write to mixes their bytes. Close codes are checked
-(RFC 6455, section 7.4). And a message that is too big ends with a close frame that arrives:
-closing a socket with unread bytes resets it, and takes the frame along.
+What Tornado keeps for a connection (the request, its stream, the tasks that wait on it) is let
+go with the handshake: 20 KiB a connection were that, and most of what a frame costs. What is
+left is one small object that reads frames when the loop says so, writes through the device's
+outbox, and ends as RFC 6455 wants it.
 """
 
 import asyncio
+import socket
+import ssl
 import time
+from collections.abc import Awaitable
+from http import HTTPStatus
+from typing import Protocol
 
-from tornado.iostream import StreamClosedError
-from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
+import structlog
+from tornado.ioloop import IOLoop
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.websocket import (
+    WebSocketHandler,
+    WebSocketProtocol,
+    WebSocketProtocol13,
+    _WebSocketParams,
+)
 
 from archibald_rt.budget import Budget
-from archibald_rt.errors import CloseCode
+from archibald_rt.frames import FrameError, FrameReader, close_of, text_of
 from archibald_rt.outbox import Outbox, Tick, seconds_since_received, tune
-from archibald_rt.protocol import CLOSE, PONG, frame
+from archibald_rt.protocol import CLOSE, PING, PONG, TEXT, frame
 
 LINGER = 2.0
-"""For how many seconds the rest of a message that is too big is read and dropped."""
+"""For how many seconds what still comes from a client that broke the rules is read and dropped.
+
+Closing a socket with unread bytes resets it, and takes the close frame along.
+"""
+
+CLOSING = 5.0
+"""For how many seconds a client may take to answer a close frame."""
 
 ANSWERS_LIMIT = 64 * 1024
 """How many bytes of answers may wait for a client that asks without reading."""
@@ -26,59 +44,79 @@ ANSWERS_LIMIT = 64 * 1024
 ANSWERS_SURE = 1024
 """So many of them are put in even if the memory of all outboxes is short."""
 
-_CONTROL = 0x8
+_READ = 16 * 1024
+_EMPTY = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
+
+_logger = structlog.stdlib.get_logger("archibald_rt.websocket")
 
 
-class SocketHandler(WebSocketHandler):
-    """A `WebSocketHandler` whose connection is a `SocketProtocol`."""
+class Owner(Protocol):
+    """Whom a connection tells what comes."""
 
-    def get_websocket_protocol(self) -> WebSocketProtocol | None:
-        """Return the protocol of this module in place of Tornado's."""
-        made = super().get_websocket_protocol()
-        if not isinstance(made, WebSocketProtocol13):
-            return None
-        return SocketProtocol(self, mask_outgoing=False, params=made.params)
+    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
+        """Take a message; nothing more is read until what it returns is done."""
 
-    @property
-    def connection(self) -> "SocketProtocol":
-        """The connection; there is one from `open` to `on_close`."""
-        if not isinstance(self.ws_connection, SocketProtocol):
-            raise StreamClosedError
-        return self.ws_connection
+    def on_pong(self) -> None:
+        """Take note of a pong."""
+
+    def on_close(self, code: int | None, reason: str | None) -> None:
+        """Take note that the connection has ended, once; with what the client's close said."""
 
 
-class SocketProtocol(WebSocketProtocol13):
-    """RFC 6455 on one connection; `attach` it in the handler's `open`."""
+class Connection:
+    """RFC 6455 on one connected socket, which doesn't block and is closed at the end.
 
-    outbox: Outbox
-    _received_at: float
-    _answers: int = 0
-    _lingers: bool = False
-    _lingering: asyncio.Task[None] | None = None
+    A message may have ``max_message`` bytes (0: no bound), ``limit`` is the outbox's. Nothing is
+    read before `start`.
+    """
 
-    async def accept_connection(self, handler: WebSocketHandler) -> None:
-        """Answer the handshake, after which the connection lives on.
+    __slots__ = (
+        "_answers",
+        "_closed",
+        "_frames",
+        "_owner",
+        "_received_at",
+        "_timer",
+        "_waiting",
+        "ended",
+        "outbox",
+        "socket",
+        "told",
+    )
 
-        Any other answer of a server that drains is its connection's last.
-        """
-        handler.request.connection._disconnect_on_finish = False  # type: ignore[union-attr]  # noqa: SLF001 - Tornado would close it, and send so in place of the upgrade
-        await super().accept_connection(handler)
-
-    def attach(self, tick: Tick, budget: Budget, *, limit: int) -> Outbox:
-        """Set the socket up and give it the outbox that all is written through from now on.
-
-        Raises `StreamClosedError` if the client has gone during the handshake.
-        """
-        if self.stream.closed():
-            raise StreamClosedError
-        tune(self.stream.socket)
-        self.outbox = Outbox(self.stream, tick, budget, limit=limit)
+    def __init__(
+        self, sock: socket.socket, tick: Tick, budget: Budget, *, limit: int, max_message: int
+    ) -> None:
+        tune(sock)
+        self.socket = sock
+        self.outbox = Outbox(sock, tick, budget, limit=limit, lost=self.abort)
+        self.told = False
+        """Whether a close frame was put in: nothing may follow it."""
+        self.ended = False
+        """Whether it is over."""
+        self._frames: FrameReader | None = FrameReader(max_message)
+        self._owner: Owner | None = None
         self._received_at = time.monotonic()
-        return self.outbox
+        self._answers = 0
+        # What the client's close frame said.
+        self._closed: tuple[int | None, str | None] = (None, None)
+        self._timer: asyncio.TimerHandle | None = None
+        # What the owner made of a message, while it is not done.
+        self._waiting: asyncio.Future[None] | None = None
+
+    def start(self, owner: Owner, early: bytes = b"") -> None:
+        """Begin to read for an owner; ``early`` is what has come already."""
+        self._owner = owner
+        if self.ended:
+            asyncio.get_running_loop().call_soon(self._tell_end)
+            return
+        asyncio.get_running_loop().add_reader(self.socket, self._readable)
+        if early:
+            self._take(early)
 
     def received_ago(self) -> float:
         """Return for how many seconds nothing has come from the client."""
-        ago = None if self.stream.closed() else seconds_since_received(self.stream.socket)
+        ago = None if self.ended else seconds_since_received(self.socket)
         return time.monotonic() - self._received_at if ago is None else ago
 
     def answer(self, opcode: int, data: bytes) -> None:
@@ -92,7 +130,7 @@ class SocketProtocol(WebSocketProtocol13):
         """Put in the frame of an answer, unless answers pile up for one who doesn't read them."""
         if self.outbox.size == 0:
             self._answers = 0
-        if self._answers > ANSWERS_LIMIT or self.server_terminated:
+        if self._answers > ANSWERS_LIMIT or self.told:
             return
         self._answers += len(answer)
         if self._answers <= ANSWERS_SURE:
@@ -100,86 +138,199 @@ class SocketProtocol(WebSocketProtocol13):
         else:
             self.outbox.offer(answer)
 
+    def close(self, code: int | None = None, reason: str = "") -> None:
+        """Send a close frame behind all that is waiting, and give the client time to answer.
+
+        Doing it again does nothing.
+        """
+        if not self.told and not self.ended:
+            self._say_close(code, reason)
+            self._end_within(CLOSING)
+
     def abort(self) -> None:
         """End the connection without another word. Doing it again does nothing."""
-        self._lingers = False
-        self._abort()
-
-    def close(self, code: int | None = None, reason: str | None = None) -> None:
-        """Send a close frame behind all that is waiting, and give the client 5 s to answer."""
-        if code == CloseCode.MESSAGE_TOO_BIG:
-            self._lingers = True
-        super().close(code, reason)
-
-    def _write_frame(
-        self,
-        fin: bool,  # noqa: FBT001 - the signature is Tornado's
-        opcode: int,
-        data: bytes,
-        flags: int = 0,
-    ) -> "asyncio.Future[None]":
-        if not fin or flags:
-            raise ValueError("fragments and extensions are not written here")
-        if self.stream.closed():
-            raise StreamClosedError
-        self.outbox.push(frame(opcode, data))
-        if opcode & _CONTROL:
-            # Tornado closes the stream right after it has answered a close frame.
-            self.outbox.flush()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    def _send_pong(self, data: bytes) -> None:
-        self.answer(PONG, data)
-
-    def _handle_message(self, opcode: int, data: bytes) -> "asyncio.Future[None] | None":
-        self._received_at = time.monotonic()
-        if opcode == CLOSE and not self.client_terminated and (fault := _close_fault(data)):
-            self.client_terminated = True
-            self.close(fault)
-            return None
-        if self.server_terminated and not opcode & _CONTROL:
-            # Who was told to go has nothing more to say.
-            return None
-        return super()._handle_message(opcode, data)
-
-    def _abort(self) -> None:
-        if self._lingers and not self.stream.closed():
-            if self._lingering is None:
-                self.client_terminated = True
-                self._lingering = asyncio.get_running_loop().create_task(self._linger())
+        if self.ended:
             return
-        super()._abort()
-        # Only now: what is put in before a close frame has to go out before it.
-        if hasattr(self, "outbox"):
-            self.outbox.close()
+        self.ended = self.told = True
+        loop = asyncio.get_running_loop()
+        self.outbox.close()
+        loop.remove_reader(self.socket)
+        self.socket.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting is not None:
+            self._waiting.cancel()
+        # Not at once: it can come in the middle of anything that writes.
+        loop.call_soon(self._tell_end)
 
-    async def _linger(self) -> None:
+    def _tell_end(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.on_close(*self._closed)
+
+    def _say_close(self, code: int | None, reason: str) -> None:
+        data = b"" if code is None else int(code).to_bytes(2) + reason.encode()
+        self.outbox.push(frame(CLOSE, data))
+        self.outbox.flush()
+        self.told = True
+
+    def _end_within(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # The flush of the close frame may have found out that the client has gone.
+        if not self.ended:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+
+    def _readable(self) -> None:
         try:
-            async with asyncio.timeout(LINGER):
-                while True:
-                    await self.stream.read_bytes(64 * 1024, partial=True)
-                    # What is there already comes without a turn of the loop.
-                    await asyncio.sleep(0)
-        except (TimeoutError, StreamClosedError):
+            data = self.socket.recv(_READ)
+            # TLS may hold more than it was asked for, of which the loop knows nothing.
+            while isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+                data += self.socket.recv(_READ)
+        except _EMPTY:
+            return
+        except OSError:
             self.abort()
+            return
+        if not data:
+            self.abort()
+            return
+        self._received_at = time.monotonic()
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        if self._frames is None:
+            # What comes after a breach of the rules is dropped.
+            return
+        self._frames.feed(data)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Handle what has come whole, until the owner has something to wait for."""
+        try:
+            while self._frames is not None and not self.ended and self._waiting is None:
+                got = self._frames.next()
+                if got is None:
+                    return
+                self._handle(*got)
+        except FrameError as error:
+            self._refuse(error)
+
+    def _handle(self, opcode: int, data: bytes) -> None:
+        if opcode == CLOSE:
+            self._client_closes(data)
+        elif opcode == PING:
+            self.answer(PONG, data)
+        elif opcode == PONG:
+            if self._owner is not None:
+                self._owner.on_pong()
+        elif not self.told and self._owner is not None:
+            # Who was told to go has nothing more to say.
+            message = text_of(data) if opcode == TEXT else data
+            waiting = self._owner.on_message(message)
+            if waiting is not None:
+                self._wait_for(waiting)
+
+    def _wait_for(self, waiting: Awaitable[None]) -> None:
+        """Read nothing more until it is done: who sends faster than it goes is held back."""
+        self._waiting = asyncio.ensure_future(waiting)
+        self._waiting.add_done_callback(self._waited)
+        asyncio.get_running_loop().remove_reader(self.socket)
+
+    def _waited(self, done: "asyncio.Future[None]") -> None:
+        self._waiting = None
+        if not done.cancelled() and (error := done.exception()) is not None:
+            _logger.error("a message was not handled", exc_info=error)
+        if self.ended:
+            return
+        asyncio.get_running_loop().add_reader(self.socket, self._readable)
+        self._go_on()
+
+    def _client_closes(self, data: bytes) -> None:
+        self._closed = close_of(data)
+        if not self.told:
+            self._say_close(self._closed[0], "")
+        self.abort()
+
+    def _refuse(self, error: FrameError) -> None:
+        """Close for a breach of the rules; nothing that still comes has a meaning."""
+        self._frames = None
+        if not self.told:
+            self._say_close(error.code, error.reason)
+        self._end_within(LINGER)
 
 
-def _close_fault(data: bytes) -> int | None:
-    """Return the code to answer a close frame with that breaks the rules; None if it keeps them.
+class SocketHandler(WebSocketHandler):
+    """A `WebSocketHandler` that is done with the handshake; a `Connection` goes on from there."""
 
-    RFC 6455, sections 5.5.1 and 7.4.2: no body or a code that may be sent and UTF-8.
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """Return what answers the handshake in place of Tornado's protocol."""
+        if self.request.headers.get("Sec-WebSocket-Version") != "13":
+            return None
+        return _Upgrade(self, mask_outgoing=False, params=_WebSocketParams())
+
+    def connection_on(self, sock: socket.socket) -> Connection:
+        """Return a connection on a socket whose handshake was just accepted."""
+        raise NotImplementedError
+
+    def accepted(self, connection: Connection) -> Owner:
+        """Put into the outbox what comes first, and return who owns the connection."""
+        raise NotImplementedError
+
+
+class _Upgrade(WebSocketProtocol13):
+    """The answer to a handshake. Nothing of Tornado's is left behind it."""
+
+    async def accept_connection(self, handler: WebSocketHandler) -> None:
+        """Answer 101 and hand the socket on (RFC 6455, section 4.2.2)."""
+        if not isinstance(handler, SocketHandler):
+            raise TypeError
+        try:
+            self._handle_websocket_headers(handler)
+        except ValueError:
+            handler.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        handler.set_status(HTTPStatus.SWITCHING_PROTOCOLS)
+        answer = self._answer(handler)
+        stream = handler.detach()
+        handler.application.log_request(handler)
+        try:
+            sock, early = await taken_over(stream)
+        except StreamClosedError:
+            return
+        connection = handler.connection_on(sock)
+        connection.outbox.push(answer)
+        try:
+            owner = handler.accepted(connection)
+        except BaseException:
+            connection.abort()
+            raise
+        connection.start(owner, early)
+
+    def _answer(self, handler: WebSocketHandler) -> bytes:
+        lines = [
+            "HTTP/1.1 101 Switching Protocols",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Accept: {self._challenge_response(handler)}",
+        ]
+        offered = handler.request.headers.get("Sec-WebSocket-Protocol", "")
+        names = [name.strip() for name in offered.split(",")] if offered else []
+        if (chosen := handler.select_subprotocol(names)) is not None:
+            lines.append(f"Sec-WebSocket-Protocol: {chosen}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+async def taken_over(stream: IOStream) -> tuple[socket.socket, bytes]:
+    """Return a stream's socket, which is not the stream's any more, and what it had read.
+
+    Raises `StreamClosedError` if the client has gone.
     """
-    if not data:
-        return None
-    code = int.from_bytes(data[:2])
-    if len(data) < 2 or not (  # noqa: PLR2004 - a code has two bytes
-        1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999  # noqa: PLR2004 - the RFC's ranges
-    ):
-        return CloseCode.PROTOCOL_ERROR
-    try:
-        data[2:].decode()
-    except UnicodeDecodeError:
-        return CloseCode.INVALID_PAYLOAD
-    return None
+    if stream.writing():
+        await stream.write(b"")
+    # A future at once, though it is not declared as one.
+    reading = asyncio.ensure_future(stream.read_bytes(stream.max_buffer_size, partial=True))
+    early = reading.result() if reading.done() else b""
+    IOLoop.current().remove_handler(stream.socket)
+    return stream.socket, early
