@@ -32,6 +32,8 @@ _LAST_DATA_RECEIVED = 52
 
 
 _NOTHING = memoryview(b"")
+# How many bytes a record of TLS has at most (RFC 8446, section 5.1).
+_RECORD = 16 * 1024
 # What a socket raises that takes nothing more for now; the second with TLS.
 _FULL = (BlockingIOError, ssl.SSLWantWriteError)
 
@@ -79,6 +81,7 @@ class Outbox(Bounded):
         "_frames",
         "_lost",
         "_rest",
+        "_send",
         "_socket",
         "_spent",
         "_taken",
@@ -97,6 +100,7 @@ class Outbox(Bounded):
     ) -> None:
         super().__init__(budget, limit=limit)
         self._socket = sock
+        self._send = self._send_records if isinstance(sock, ssl.SSLSocket) else sock.send
         self._tick = tick
         self._lost = lost
         self._frames: list[bytes] = []
@@ -138,7 +142,7 @@ class Outbox(Bounded):
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         frames.clear()
         try:
-            sent = self._socket.send(data)
+            sent = self._send(data)
         except _FULL:
             sent = 0
         except OSError:
@@ -173,7 +177,7 @@ class Outbox(Bounded):
         """Hand on more of the rest, and when that is gone what was put in meanwhile."""
         data, self._rest = self._rest, _NOTHING
         try:
-            sent = self._socket.send(data)
+            sent = self._send(data)
         except _FULL:
             sent = 0
         except OSError:
@@ -198,6 +202,19 @@ class Outbox(Bounded):
         self._rest, self._spent = rest, spent
         self._taken += sent
         self._release(gone)
+
+    def _send_records(self, data: bytes | memoryview) -> int:
+        """Send as `socket.send` does. TLS would show no progress before the last byte was taken."""
+        sent = 0
+        view = memoryview(data)
+        while sent < len(view):
+            try:
+                sent += self._socket.send(view[sent : sent + _RECORD])
+            except _FULL:
+                if not sent:
+                    raise
+                break
+        return sent
 
     def _stop_waiting(self) -> None:
         if self._waiting:
