@@ -1,7 +1,9 @@
 """Who may connect and who may emit."""
 
+import functools
 import hmac
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,12 @@ from archibald_rt.events import user_id_fault
 
 MAX_TOKEN = 8 * 1024
 """How many bytes a token may have."""
+
+REMEMBERED = 20_000
+"""How many tokens that were accepted are remembered, the last ones used."""
+
+LONGEST_REMEMBERED = 1024
+"""How many bytes a token may have to be remembered: all together at most some 20 MB."""
 
 _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE | re.ASCII)
 # The last second that RFC 3339 can write.
@@ -68,6 +76,9 @@ class TokenVerifier:
             "verify_sub": False,
             "verify_jti": False,
         }
+        # A device that comes back brings the token it had: reading that again is a tenth of a
+        # connect. What is refused is not remembered.
+        self._remembered = functools.lru_cache(maxsize=REMEMBERED)(self._identify)
 
     def verify(self, token: str, *, user: str | None = None) -> Identity:
         """Check a token and read who it is for; with ``user`` it has to be that one's.
@@ -78,13 +89,20 @@ class TokenVerifier:
             raise AuthError("no token")
         if len(token) > MAX_TOKEN:
             raise AuthError(f"the token is longer than {MAX_TOKEN} bytes")
-        claims = self._claims(token)
-        named = self._user(claims)
-        if user is not None and named != user:
+        remembers = len(token) <= LONGEST_REMEMBERED
+        identity = self._remembered(token) if remembers else self._identify(token)
+        if identity.expires is not None and identity.expires + self._leeway <= time.time():
+            # When it was read for the first time it had not.
+            raise AuthError("token refused: Signature has expired")
+        if user is not None and identity.user != user:
             raise AuthError("token refused: it is another user's")
+        return identity
+
+    def _identify(self, token: str) -> Identity:
+        claims = self._claims(token)
         expires = claims.get("exp")
         return Identity(
-            named,
+            self._user(claims),
             self._is_admin(claims),
             None if expires is None else float(min(int(expires), _LATEST)),
         )

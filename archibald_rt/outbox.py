@@ -153,7 +153,7 @@ class Outbox(Bounded):
             self._release(sent)
             return
         self._waiting = True
-        asyncio.get_running_loop().add_writer(self._socket, self._writable)
+        asyncio.get_running_loop().add_writer(self._socket.fileno(), self._writable)
         self._keep(memoryview(data), sent)
 
     def fail(self) -> None:
@@ -219,7 +219,7 @@ class Outbox(Bounded):
     def _stop_waiting(self) -> None:
         if self._waiting:
             self._waiting = False
-            asyncio.get_running_loop().remove_writer(self._socket)
+            asyncio.get_running_loop().remove_writer(self._socket.fileno())
 
 
 class Progress:

@@ -12,11 +12,11 @@ import ssl
 import time
 from collections.abc import Awaitable
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from tornado.ioloop import IOLoop
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import IOStream
 from tornado.websocket import (
     WebSocketHandler,
     WebSocketProtocol,
@@ -110,7 +110,7 @@ class Connection:
         if self.ended:
             asyncio.get_running_loop().call_soon(self._tell_end)
             return
-        asyncio.get_running_loop().add_reader(self.socket, self._readable)
+        asyncio.get_running_loop().add_reader(self.socket.fileno(), self._readable)
         if early:
             self._take(early)
 
@@ -154,7 +154,7 @@ class Connection:
         self.ended = self.told = True
         loop = asyncio.get_running_loop()
         self.outbox.close()
-        loop.remove_reader(self.socket)
+        loop.remove_reader(self.socket.fileno())
         self.socket.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -236,7 +236,7 @@ class Connection:
         """Read nothing more until it is done: who sends faster than it goes is held back."""
         self._waiting = asyncio.ensure_future(waiting)
         self._waiting.add_done_callback(self._waited)
-        asyncio.get_running_loop().remove_reader(self.socket)
+        asyncio.get_running_loop().remove_reader(self.socket.fileno())
 
     def _waited(self, done: "asyncio.Future[None]") -> None:
         self._waiting = None
@@ -244,7 +244,7 @@ class Connection:
             _logger.error("a message was not handled", exc_info=error)
         if self.ended:
             return
-        asyncio.get_running_loop().add_reader(self.socket, self._readable)
+        asyncio.get_running_loop().add_reader(self.socket.fileno(), self._readable)
         self._go_on()
 
     def _client_closes(self, data: bytes) -> None:
@@ -263,6 +263,22 @@ class Connection:
 
 class SocketHandler(WebSocketHandler):
     """A `WebSocketHandler` that is done with the handshake; a `Connection` goes on from there."""
+
+    def _execute(  # type: ignore[override]  # Tornado takes whatever can be awaited
+        self, *args: Any, **kwargs: Any
+    ) -> "asyncio.Future[None]":
+        """Run at once, for there is nothing to wait for.
+
+        Tornado would make it a task, and have the loop watch the socket for the client's end
+        until that has its turn: a fifth of what a connect costs.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            super()._execute(*args, **kwargs).send(None)
+        except StopIteration:
+            done.set_result(None)
+            return done
+        raise RuntimeError("a handshake has nothing to wait for")
 
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         """Return what answers the handshake in place of Tornado's protocol."""
@@ -295,10 +311,11 @@ class _Upgrade(WebSocketProtocol13):
         answer = self._answer(handler)
         stream = handler.detach()
         handler.application.log_request(handler)
-        try:
-            sock, early = await taken_over(stream)
-        except StreamClosedError:
+        if stream.closed() or stream.writing():
+            # The client has gone, or reads nothing of what it asked for before.
+            stream.close()
             return
+        sock, early = taken_over(stream)
         connection = handler.connection_on(sock)
         connection.outbox.push(answer)
         try:
@@ -322,15 +339,9 @@ class _Upgrade(WebSocketProtocol13):
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-async def taken_over(stream: IOStream) -> tuple[socket.socket, bytes]:
-    """Return a stream's socket, which is not the stream's any more, and what it had read.
-
-    Raises `StreamClosedError` if the client has gone.
-    """
-    if stream.writing():
-        await stream.write(b"")
-    # A future at once, though it is not declared as one.
-    reading = asyncio.ensure_future(stream.read_bytes(stream.max_buffer_size, partial=True))
-    early = reading.result() if reading.done() else b""
+def taken_over(stream: IOStream) -> tuple[socket.socket, bytes]:
+    """Return a stream's socket, which is not the stream's any more, and what it had read."""
+    # Its own `read_bytes` would ask the system and the loop for more: 25 us.
+    early = bytes(stream._read_buffer)  # noqa: SLF001 - as said
     IOLoop.current().remove_handler(stream.socket)
     return stream.socket, early

@@ -13,7 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from archibald_rt.auth import MAX_TOKEN, BearerTokens, Identity, TokenVerifier, bearer_token
+from archibald_rt.auth import (
+    LONGEST_REMEMBERED,
+    MAX_TOKEN,
+    BearerTokens,
+    Identity,
+    TokenVerifier,
+    bearer_token,
+)
 from archibald_rt.errors import AuthError
 from support import SECRET, token
 
@@ -212,6 +219,43 @@ def test_a_token_that_is_not_valid_yet_is_refused() -> None:
     refusal(token("u", nbf=later))
     refusal(token("u", iat=later))
     assert verifier(leeway=120).verify(token("u", nbf=later, iat=later)).user == "u"
+
+
+def test_a_token_that_was_accepted_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    decode = jwt.decode
+
+    def counted(text: str, *args: Any, **options: Any) -> Any:
+        read.append(text)
+        return decode(text, *args, **options)
+
+    monkeypatch.setattr(jwt, "decode", counted)
+    by = verifier()
+    good, large = token("user-1"), of_length(LONGEST_REMEMBERED + 100)
+    for _ in range(3):
+        assert by.verify(good) == Identity("user-1", admin=False, expires=None)
+        by.verify(large)
+        refusal("no token at all", by)
+    assert read == [good, large, "no token at all"] + [large, "no token at all"] * 2
+    # What is remembered is whose it is, not that anybody may use it.
+    assert "another user's" in refusal(good, by, user="user-2")
+
+
+def test_what_is_remembered_of_a_token_expires_with_it() -> None:
+    by, began = verifier(leeway=0.0), int(time.time())
+    text = token("u", nbf=began + 1, exp=began + 2)
+    assert "not yet valid" in refusal(text, by)
+    said = []
+    while time.time() < began + 2.2:
+        try:
+            said.append(by.verify(text).user)
+        except AuthError as error:
+            said.append(str(error))
+    assert list(dict.fromkeys(said)) == [
+        "token refused: The token is not yet valid (nbf)",
+        "u",
+        "token refused: Signature has expired",
+    ]
 
 
 def test_a_token_needs_an_expiry_only_where_it_is_required() -> None:
