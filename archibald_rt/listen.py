@@ -21,12 +21,6 @@ from archibald_rt.errors import ListenError
 BACKLOG = 4096
 """How many connections may wait to be accepted, as far as the system allows."""
 
-DEFER_ACCEPT = 1
-"""For about how many seconds a connection is left to the system while it says nothing (tcp(7)).
-
-One that comes with its request needs no watching in the loop until it can be read.
-"""
-
 RESERVED_DESCRIPTORS = 100
 """Descriptors that are not for devices: the log, the listeners, back ends' connections."""
 
@@ -127,7 +121,6 @@ def _bind(host: str, port: int) -> Sequence[socket.socket]:
                 continue
             opened.push(listener)
             listener.settimeout(0)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
             sockets.append(listener)
         if not sockets and unavailable is not None:
             raise unavailable
