@@ -766,7 +766,8 @@ class World:
     def _restless(self) -> list[str]:
         found = [f"{request} has no answer" for request in self.requests if not request.answered]
         found += [f"{device} is behind" for device in self.devices if not device.settled]
-        return found + [f"{prune} is not done" for prune in self._prunes if prune.done is None]
+        found += [f"{prune} is not done" for prune in self._prunes if prune.done is None]
+        return found + (["memory was not given back"] if self.budget.used else [])
 
     def _at_rest(self) -> bool:
         return (
@@ -774,6 +775,8 @@ class World:
             and all(request.answered is not None for request in self.requests)
             and all(device.settled for device in self.devices)
             and all(prune.done is not None for prune in self._prunes)
+            # A pump that was stopped in the middle of a page gives that back a turn later.
+            and self.budget.used == 0
         )
 
     # -- What is so ----------------------------------------------------------------------
