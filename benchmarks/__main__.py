@@ -1,0 +1,143 @@
+"""The command: reads its options, plays the cases, prints and keeps what they show."""
+
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import machine, plots, report
+from benchmarks.cases import CASES, GROUPS
+from benchmarks.peers.base import Peer
+from benchmarks.peers.nchan import Nchan
+from benchmarks.peers.ours import Ours
+from benchmarks.peers.programs import RAW, SOCKETIO, TORNADO, WS
+from benchmarks.results import Outcome, as_json
+from benchmarks.runner import play
+from benchmarks.targets import judge
+
+ROOT = Path(__file__).parent.parent
+KINDS = ("ws", "socketio", "nchan", "tornado", "raw")
+BY_DEFAULT = ("fan-out", "burst", "connect", "replay", "emit", "memory")
+
+
+def _words(allowed: tuple[str, ...]) -> click.ParamType:
+    class Words(click.ParamType):
+        name = "word[,word…]"
+
+        def convert(
+            self, value: object, param: click.Parameter | None, ctx: click.Context | None
+        ) -> tuple[str, ...]:
+            if isinstance(value, tuple):
+                return value
+            words = tuple(word for word in str(value).split(",") if word)
+            for word in words:
+                if word not in allowed and word not in {"all", "none"}:
+                    self.fail(f"{word} is none of {', '.join((*allowed, 'all', 'none'))}", param, ctx)
+            return allowed if "all" in words else tuple(w for w in words if w != "none")
+
+    return Words()
+
+
+def _server(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[Ours]:
+    servers = []
+    for value in values:
+        label, equals, python = value.rpartition("=")
+        # Not resolved: the link in a virtual environment is what makes it one.
+        servers.append(Ours(label if equals else "archibald_rt", os.path.abspath(python)))
+    if len({each.label for each in servers}) < len(servers):
+        raise click.BadParameter("each needs a label of its own: LABEL=PYTHON")
+    return servers or [Ours("archibald_rt", sys.executable)]
+
+
+@click.command()
+@click.option("--works", type=_words(GROUPS), default=",".join(BY_DEFAULT), show_default=True,
+              help=f"What to measure, of: {', '.join(GROUPS)}; or all.")
+@click.option("--cases", "only", help="Only cases whose key has one of these words in it: 500,batch.")
+@click.option("--peers", "kinds", type=_words(KINDS), default="all", show_default=True,
+              help=f"Whom to compare with, of: {', '.join(KINDS)}; all or none.")
+@click.option("--server", "servers", multiple=True, callback=_server, metavar="[LABEL=]PYTHON",
+              help="A Python whose archibald_rt is measured; several alternate. Default: this one's.")
+@click.option("--rounds", type=click.IntRange(1), help="Of each case; 7, with --quick 2.")
+@click.option("--quick", is_flag=True, help="Short rounds: does it run, and roughly how fast?")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for results.json and the plots. Default: var/bench/<time>.")
+@click.option("--plots/--no-plots", "draw", default=True, help="Draw PNG files.")
+def main(
+    works: tuple[str, ...],
+    only: str | None,
+    kinds: tuple[str, ...],
+    servers: list[Ours],
+    rounds: int | None,
+    *,
+    quick: bool,
+    output: Path | None,
+    draw: bool,
+) -> None:
+    """Measure archibald_rt beside other servers, in turn, on this machine."""
+    # It is there for this package; a server has to be the one its own Python knows.
+    os.environ.pop("PYTHONPATH", None)
+    console = Console()
+    quiet = Console(stderr=True)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # So that the blocks are left, and the servers ended, on a plain kill as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+    folder = output or ROOT / "var" / "bench" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = [case for case in CASES if case.group in works]
+    if only is not None:
+        cases = [case for case in cases if any(word in case.key for word in only.split(","))]
+    peers: list[Peer] = []
+    left_out: dict[str, str] = {}
+    for peer in (*servers, *(each for each in _peers() if each.kind in kinds)):
+        quiet.print(f"[dim]{peer.label}: getting ready")
+        if why := peer.missing():
+            left_out[peer.label] = why
+            console.print(f"left out: {peer.label}: {why}", style="yellow", markup=False)
+        else:
+            peers.append(peer)
+
+    results = {"machine": machine.describe(), "left out": left_out, "quick": quick}
+    outcomes: dict[str, Outcome] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as made:
+        sync = machine.fsync_time(Path(made))
+        console.print(f"one fsync on this disk: {sync * 1e3:.2f} ms")
+        for case in cases:
+            with quiet.status(case.title) as status:
+                outcome = play(
+                    case,
+                    peers,
+                    Path(made),
+                    rounds=rounds or (2 if quick else 7),
+                    quick=quick,
+                    say=lambda text, title=case.title: status.update(f"{title} · {text}"),
+                )
+            outcomes[case.key] = outcome
+            report.show(console, outcome)
+            if draw:
+                plots.plot(outcome, folder)
+            verdicts = judge(outcomes)
+            # Kept after each case: a long run that is ended early has not been for nothing.
+            results |= {"fsync seconds": sync, "cases": as_json(list(outcomes.values()))}
+            results["targets"] = [vars(each) | {"verdict": each.word} for each in verdicts]
+            (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    report.show_targets(console, judge(outcomes))
+    console.print(f"results: {folder / 'results.json'}", soft_wrap=True)
+    if any(each.fault for outcome in outcomes.values() for each in outcome.contenders):
+        sys.exit(1)
+
+
+def _peers() -> tuple[Peer, ...]:
+    return (WS, SOCKETIO, Nchan(ROOT / "var" / "bench"), TORNADO, RAW)
+
+
+if __name__ == "__main__":
+    main()
