@@ -14,6 +14,12 @@ from benchmarks.peers.base import Endpoint, Start, running, wait_for
 PACKAGES = ("nginx", "libnginx-mod-nchan")
 MODULE = "lib/nginx/modules/ngx_nchan_module.so"
 
+# Nchan makes a location of its own, which takes no temporary paths from the configuration, and
+# nginx wants to make those it was compiled with. Where the package isn't installed they can't
+# be made, so nginx gets a /var/lib that only it sees.
+COMPILED_IN = Path("/var/lib/nginx")
+PRIVATELY = 'mount -t tmpfs none /var/lib && mkdir /var/lib/nginx && exec "$0" "$@"'
+
 CONFIGURATION = """
 load_module {module};
 daemon off;
@@ -113,9 +119,10 @@ class Nchan:
                 descriptors=_descriptors(),
             )
         )
-        with running(
-            [str(program), "-p", str(start.folder), "-c", "nginx.conf"], folder=start.folder
-        ) as process:
+        command = [str(program), "-p", f"{start.folder}/", "-c", "nginx.conf"]
+        if not COMPILED_IN.exists():
+            command = ["unshare", "--mount", "--map-root-user", "sh", "-c", PRIVATELY, *command]
+        with running(command, folder=start.folder) as process:
             wait_for(_reachable(internal), process, start.folder)
             yield Endpoint(
                 "nchan", public, internal, process.pid, start.secrets.jwt, start.secrets.emit
