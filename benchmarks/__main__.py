@@ -14,12 +14,13 @@ from rich.console import Console
 
 from benchmarks import machine, plots, report
 from benchmarks.cases import CASES, GROUPS
+from benchmarks.logs import Logs
 from benchmarks.peers.base import Peer
 from benchmarks.peers.nchan import Nchan
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.programs import RAW, SOCKETIO, TORNADO, WS
 from benchmarks.results import Outcome, as_json
-from benchmarks.runner import play
+from benchmarks.runner import Effort, play
 from benchmarks.targets import judge
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,8 @@ def _server(_context: click.Context, _option: click.Parameter, values: tuple[str
               help="A Python whose archibald_rt is measured; several alternate. Default: this one's.")
 @click.option("--rounds", type=click.IntRange(1), help="Of each case; 7, with --quick 2.")
 @click.option("--quick", is_flag=True, help="Short rounds: does it run, and roughly how fast?")
+@click.option("--rows", type=click.IntRange(1000), default=1_000_000, show_default=True,
+              help="Of the largest log in growth, at most; made once and kept in var/bench.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for results.json and the plots. Default: var/bench/<time>.")
 @click.option("--plots/--no-plots", "draw", default=True, help="Draw PNG files.")
@@ -75,6 +78,7 @@ def main(
     kinds: tuple[str, ...],
     servers: list[Ours],
     rounds: int | None,
+    rows: int,
     *,
     quick: bool,
     output: Path | None,
@@ -115,10 +119,10 @@ def main(
                 outcome = play(
                     case,
                     peers,
+                    Logs(ROOT / "var" / "bench" / "logs"),
                     Path(made),
-                    rounds=rounds or (2 if quick else 7),
-                    quick=quick,
-                    say=lambda text, title=case.title: status.update(f"{title} · {text}"),
+                    Effort(rounds or (2 if quick else 7), quick, rows),
+                    lambda text, title=case.title: status.update(f"{title} · {text}"),
                 )
             outcomes[case.key] = outcome
             report.show(console, outcome)

@@ -36,6 +36,12 @@ class Case:
     fresh: bool = False
     """Whether each round is on a server started for it."""
 
+    restart: bool = False
+    """Whether that is started again between preparing and the round."""
+
+    by_rows: bool = False
+    """Whether each version of ours is measured on logs of several sizes; the work takes `rows`."""
+
     most_rounds: int = 1000
     """More would take too long for what they would add."""
 
@@ -163,6 +169,72 @@ CASES: tuple[Case, ...] = (
             most_rounds=3,
         )
         for devices in (1000, 8000)
+    ),
+    Case(
+        key="memory-most",
+        group="memory-most",
+        title="as many idle connections as descriptors and ports allow",
+        work="memory",
+        main="PSS KiB/connection",
+        parameters={"devices": 0, "seconds": 10.0},
+        quick={"seconds": 2.0},
+        fresh=True,
+        most_rounds=1,
+    ),
+    Case(
+        key="emitter",
+        group="emitter",
+        title="64 concurrent callers of the Python emitter; ws: of plain HTTP",
+        work="callers",
+        main="CPU µs/event",
+        peers=("ours", "ws"),
+        parameters={"callers": 64, "events": 10_000},
+        quick={"events": 2000},
+    ),
+    *(
+        Case(
+            key=f"latency-{rate}",
+            group="latency",
+            title=f"latency at {rate:,} durable events/s"
+            + (f", {batch} a request" if batch > 1 else ""),
+            work="latency",
+            main="p50 ms",
+            parameters={"rate": rate, "seconds": 10.0, "batch": batch},
+            quick={"seconds": 2.0},
+            most_rounds=5,
+        )
+        # One request an event is more than one process can answer at the last rate.
+        for rate, batch in ((100, 1), (1000, 1), (5000, 10))
+    ),
+    Case(
+        key="storm",
+        group="storm",
+        title="5,000 devices come back at once after a restart, ten events missed",
+        work="storm",
+        main="CPU µs/connect",
+        peers=("ours", "ws", "nchan", "tornado"),
+        parameters={"devices": 5000, "backlog": 10},
+        quick={"devices": 1000, "users": 100},
+        fresh=True,
+        restart=True,
+        most_rounds=3,
+    ),
+    *(
+        Case(
+            key=f"growth-{name}",
+            group="growth",
+            title=title,
+            work="growth",
+            main="CPU µs/resume",
+            peers=("ours",),
+            parameters={"devices": 300, "events": events},
+            quick={"devices": 100},
+            by_rows=True,
+        )
+        for name, title, events in (
+            ("attach", "resuming with nothing missed, as the log grows", 0),
+            ("page", "resuming with 100 events missed, as the log grows", 100),
+        )
     ),
 )
 

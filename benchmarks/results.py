@@ -14,6 +14,12 @@ class Contender:
 
     label: str
     kind: str
+    rows: int | None = None
+    """Of the log it serves, where that is what a case is about."""
+
+    version: str = ""
+    """The label without the rows."""
+
     rounds: list[Figures] = field(default_factory=list)
     fault: str | None = None
     """Why there are no figures, or no more."""

@@ -60,7 +60,35 @@ def value(figure: str) -> Callable[[Outcomes, Contender], float | None]:
     return lambda _outcomes, ours: ours.median(figure)
 
 
-_DELIVERY, _EVENT, _CONNECT = "CPU µs/delivery", "CPU µs/event", "CPU µs/connect"
+def beyond(figure: str, fsyncs: int) -> Callable[[Outcomes, Contender], float | None]:
+    """Return what takes a latency less so many syncs of the same disk, measured beside it."""
+
+    def compute(_outcomes: Outcomes, ours: Contender) -> float | None:
+        mine, sync = ours.median(figure), ours.median("one fsync ms")
+        return None if mine is None or sync is None else mine - fsyncs * sync
+
+    return compute
+
+
+def over_smaller(smaller: str, figure: str) -> Callable[[Outcomes, Contender], float | None]:
+    """Return what divides a version's figure by its own of a smaller case, or log.
+
+    Of a case with logs of several sizes the first is meant, which has the smallest.
+    """
+
+    def compute(outcomes: Outcomes, ours: Contender) -> float | None:
+        others = outcomes[smaller].contenders if smaller in outcomes else ()
+        mine = ours.median(figure)
+        for other in others:
+            if other.version == ours.version and (base := other.median(figure)) and mine:
+                return mine / base
+        return None
+
+    return compute
+
+
+_DELIVERY, _EVENT = "CPU µs/delivery", "CPU µs/event"
+_CONNECT, _RESUME = "CPU µs/connect", "CPU µs/resume"
 
 TARGETS: tuple[Target, ...] = (
     Target(
@@ -85,14 +113,31 @@ TARGETS: tuple[Target, ...] = (
            "×", 2.2, ratio("emit", _EVENT, "ws"), "emit"),
     Target("batches of 1,000 durable events, to ws in memory",
            "×", 1.3, ratio("emit-batch", _EVENT, "ws"), "emit-batch"),
+    Target("64 callers of the Python emitter, to a request to ws each",
+           "×", 0.5, ratio("emitter", _EVENT, "ws"), "emitter"),
+    Target("1,000 durable events/s: p50 beyond one fsync",
+           "ms", 1.0, beyond("p50 ms", 1), "latency-1000"),
+    Target("1,000 durable events/s: p99 beyond three fsyncs",
+           "ms", 10.0, beyond("p99 ms", 3), "latency-1000"),
+    Target("a delivery at 5,000 devices, to one at 500",
+           "×", 1.15, over_smaller("fan-out-durable-500", _DELIVERY), "fan-out-durable-5000"),
+    Target("an attach in the largest log, to the smallest",
+           "×", 1.15, over_smaller("growth-attach", _RESUME), "growth-attach"),
+    Target("a page in the largest log, to the smallest",
+           "×", 1.15, over_smaller("growth-page", _RESUME), "growth-page"),
 )  # fmt: skip
+
+
+def _largest(contenders: list[Contender]) -> list[Contender]:
+    """Leave one of each version: the last, which has the largest log."""
+    return list({each.version: each for each in contenders}.values())
 
 
 def judge(outcomes: Outcomes) -> list[Verdict]:
     """Judge the targets of all cases that were played, for each version of ours."""
     return [
-        Verdict(target.title, ours.label, target.figure(outcomes, ours), target.bound, target.unit)
+        Verdict(target.title, ours.version, target.figure(outcomes, ours), target.bound, target.unit)
         for target in TARGETS
         if target.case in outcomes
-        for ours in outcomes[target.case].of_kind("ours")
+        for ours in _largest(outcomes[target.case].of_kind("ours"))
     ]

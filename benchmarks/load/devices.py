@@ -145,11 +145,14 @@ class Group:
 
     async def all_have(self, each: int) -> None:
         """Wait until every device got so many events since it connected, and none got more."""
-        total = each * len(self.devices)
-        await self._wait(lambda: self.total >= total, f"{total} events expected")
+        await self.has(each * len(self.devices))
         wrong = [device.count for device in self.devices if device.count != each]
         if wrong:
             raise LostError(f"a device got {wrong[0]} events, expected {each}")
+
+    async def has(self, total: int) -> None:
+        """Wait until the devices have got so many events together."""
+        await self._wait(lambda: self.total >= total, f"{total} events expected")
 
     async def close(self) -> None:
         """Disconnect all; safe to call twice."""

@@ -11,7 +11,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.peers.base import Endpoint
-from benchmarks.works.base import Figures, Work
+from benchmarks.works.base import Figures, Moving, Work
 from benchmarks.works.registry import WORKS
 
 
@@ -29,12 +29,16 @@ class Load:
         """Have it prepare; raises `WorkError`."""
         self._ask("prepare")
 
+    def move(self, at: Endpoint) -> None:
+        """Tell it where the server is after a restart."""
+        self._ask(at)
+
     def round(self) -> Figures:
         """Have it do a round; raises `WorkError`."""
         figures: Figures = self._ask("round")
         return figures
 
-    def _ask(self, what: str) -> Any:
+    def _ask(self, what: str | Endpoint) -> Any:
         try:
             self._pipe.send(what)
             answer = self._pipe.recv()
@@ -78,8 +82,11 @@ def _main(pipe: "Connection[Any, Any]", name: str, at: Endpoint, given: Mapping[
             runner.run(work.close())
 
 
-async def _done(work: Work, what: str) -> Figures | WorkError | None:
+async def _done(work: Work, what: str | Endpoint) -> Figures | WorkError | None:
     try:
+        if isinstance(what, Endpoint):
+            assert isinstance(work, Moving), "only such a work has its server restarted"
+            return work.move(what)
         return await (work.prepare() if what == "prepare" else work.round())
     except Exception as error:  # noqa: BLE001 - whatever it is, the benchmark is to say it
         return WorkError(f"{type(error).__name__}: {error}")

@@ -43,6 +43,9 @@ class Endpoint:
     pid: int
     jwt_secret: str
     emit_token: str
+    folder: Path
+    """Where its files are: on the disk that a log is on."""
+
     python: str = sys.executable
     """The Python of the version that is measured, for clients that come with it."""
 

@@ -125,7 +125,13 @@ class Nchan:
         with running(command, folder=start.folder) as process:
             wait_for(_reachable(internal), process, start.folder)
             yield Endpoint(
-                "nchan", public, internal, process.pid, start.secrets.jwt, start.secrets.emit
+                "nchan",
+                public,
+                internal,
+                process.pid,
+                start.secrets.jwt,
+                start.secrets.emit,
+                start.folder,
             )
 
 

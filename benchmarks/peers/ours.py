@@ -68,6 +68,7 @@ class Ours:
                 process.pid,
                 start.secrets.jwt,
                 start.secrets.emit,
+                start.folder,
                 self.python,
             )
 

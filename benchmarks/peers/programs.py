@@ -48,7 +48,13 @@ class Program:
         ) as process:
             public, internal = printed_ports(process, start.folder)
             yield Endpoint(
-                self.dialect, public, internal, process.pid, start.secrets.jwt, start.secrets.emit
+                self.dialect,
+                public,
+                internal,
+                process.pid,
+                start.secrets.jwt,
+                start.secrets.emit,
+                start.folder,
             )
 
 

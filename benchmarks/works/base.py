@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from benchmarks.peers.base import Endpoint
 from benchmarks.processes import cpu_time
 
 Figures = dict[str, float]
@@ -26,6 +27,14 @@ class Work(Protocol):
 
     async def close(self) -> None:
         """Disconnect; safe to call twice."""
+
+
+@runtime_checkable
+class Moving(Work, Protocol):
+    """A work whose server is started again between preparing and the round."""
+
+    def move(self, at: Endpoint) -> None:
+        """Take the server's new place."""
 
 
 class Spent:

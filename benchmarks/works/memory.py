@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import resource
+from pathlib import Path
 
 from benchmarks.load.devices import Group, tokens
 from benchmarks.peers.base import Endpoint
@@ -9,15 +11,25 @@ from benchmarks.processes import memory
 from benchmarks.works.base import Figures, settled, spending
 
 WARM_UP = 100
+PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+SPARE = 500
+"""Descriptors and ports that are left for all else."""
+
+
+def most_connections() -> int:
+    """Return how many a process can have to one port: by its descriptors, and by the ports."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low, high = map(int, PORTS.read_text().split())
+    return min(descriptors, high - low) - SPARE
 
 
 class Idle:
-    """So many `devices` connect to a server that was started for it, and stay."""
+    """So many `devices` connect to a server that was started for it, and stay; 0 is the most."""
 
     def __init__(self, at: Endpoint, *, devices: int, seconds: float) -> None:
         self._at = at
         self._group = Group(at)
-        self._devices, self._seconds = devices, seconds
+        self._devices, self._seconds = devices or most_connections(), seconds
 
     async def prepare(self) -> None:
         """Let a few connect, for what is made once and not for each."""

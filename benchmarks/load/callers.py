@@ -1,0 +1,40 @@
+"""Plays callers of the Python emitter: run by the Python whose archibald_rt is measured.
+
+Its arguments are the internal listener's URL, how many callers and how many events a round; the
+emit token comes by the environment. For each line on stdin it emits a round's events and prints
+how many seconds that took.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from contextlib import AsyncExitStack
+
+from archibald_rt.emitter import Emitter
+
+PAYLOAD = {
+    "jobId": "00000000-0000-0000-0000-000000000000",
+    "operation": "submit-order",
+    "message": "The order was submitted.",
+    "progress": 100,
+}
+
+
+async def main(url: str, callers: int, events: int) -> None:
+    """Play rounds until stdin ends."""
+    async with AsyncExitStack() as stack:
+        emitter = await stack.enter_async_context(Emitter(url, os.environ["BENCH_EMIT_TOKEN"]))
+
+        async def call(numbers: range) -> None:
+            for number in numbers:
+                await emitter.emit(f"user-{number % 1000}", "JOB_COMPLETED", PAYLOAD)
+
+        while await asyncio.to_thread(sys.stdin.readline):
+            began = time.perf_counter()
+            await asyncio.gather(*(call(range(each, events, callers)) for each in range(callers)))
+            print(time.perf_counter() - began, flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
