@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import plotext
+import plotext  # type: ignore[import-untyped]  # it comes without types
 from rich.console import Console
 from rich.table import Table
 

@@ -136,7 +136,9 @@ def _largest(contenders: list[Contender]) -> list[Contender]:
 def judge(outcomes: Outcomes) -> list[Verdict]:
     """Judge the targets of all cases that were played, for each version of ours."""
     return [
-        Verdict(target.title, ours.version, target.figure(outcomes, ours), target.bound, target.unit)
+        Verdict(
+            target.title, ours.version, target.figure(outcomes, ours), target.bound, target.unit
+        )
         for target in TARGETS
         if target.case in outcomes
         for ours in _largest(outcomes[target.case].of_kind("ours"))

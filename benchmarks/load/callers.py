@@ -1,8 +1,8 @@
 """Plays callers of the Python emitter: run by the Python whose archibald_rt is measured.
 
 Its arguments are the internal listener's URL, how many callers and how many events a round; the
-emit token comes by the environment. For each line on stdin it emits a round's events and prints
-how many seconds that took.
+emit token comes by the environment. It prints a line when it is ready; then for each line on
+stdin it emits a round's events and prints how many seconds that took.
 """
 
 import asyncio
@@ -10,8 +10,7 @@ import os
 import sys
 import time
 from contextlib import AsyncExitStack
-
-from archibald_rt.emitter import Emitter
+from importlib import import_module
 
 PAYLOAD = {
     "jobId": "00000000-0000-0000-0000-000000000000",
@@ -23,13 +22,16 @@ PAYLOAD = {
 
 async def main(url: str, callers: int, events: int) -> None:
     """Play rounds until stdin ends."""
+    # By name: versions before it have no such module, which is theirs to say when it runs.
+    emitter_type = import_module("archibald_rt.emitter").Emitter
     async with AsyncExitStack() as stack:
-        emitter = await stack.enter_async_context(Emitter(url, os.environ["BENCH_EMIT_TOKEN"]))
+        emitter = await stack.enter_async_context(emitter_type(url, os.environ["BENCH_EMIT_TOKEN"]))
 
         async def call(numbers: range) -> None:
             for number in numbers:
                 await emitter.emit(f"user-{number % 1000}", "JOB_COMPLETED", PAYLOAD)
 
+        print("ready", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
             began = time.perf_counter()
             await asyncio.gather(*(call(range(each, events, callers)) for each in range(callers)))

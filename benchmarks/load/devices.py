@@ -21,7 +21,7 @@ class LostError(Exception):
     """A device got too little, too much, or was sent away."""
 
 
-class Device(WSListener):  # type: ignore[misc]  # picows is compiled, its base has no types
+class Device(WSListener):
     """One device."""
 
     def __init__(self, group: "Group", dialect: Dialect, first: bytes) -> None:
@@ -170,7 +170,13 @@ def tokens(at: Endpoint, users: Iterable[str]) -> list[tuple[str, str]]:
     """Make a token for each, no two alike."""
     now = int(time.time())
     return [
-        (user, jwt.encode({"sub": user, "exp": now + 86400, "jti": f"{number:x}-{now:x}"},
-                          at.jwt_secret, algorithm="HS256"))
+        (
+            user,
+            jwt.encode(
+                {"sub": user, "exp": now + 86400, "jti": f"{number:x}-{now:x}"},
+                at.jwt_secret,
+                algorithm="HS256",
+            ),
+        )
         for number, user in enumerate(users)
     ]

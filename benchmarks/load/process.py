@@ -5,14 +5,16 @@ import multiprocessing
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from benchmarks.peers.base import Endpoint
 from benchmarks.works.base import Figures, Moving, Work
 from benchmarks.works.registry import WORKS
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 
 class WorkError(Exception):
@@ -86,7 +88,8 @@ async def _done(work: Work, what: str | Endpoint) -> Figures | WorkError | None:
     try:
         if isinstance(what, Endpoint):
             assert isinstance(work, Moving), "only such a work has its server restarted"
-            return work.move(what)
+            work.move(what)
+            return None
         return await (work.prepare() if what == "prepare" else work.round())
     except Exception as error:  # noqa: BLE001 - whatever it is, the benchmark is to say it
         return WorkError(f"{type(error).__name__}: {error}")

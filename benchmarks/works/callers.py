@@ -11,6 +11,10 @@ from benchmarks.works.emit import Emit
 PROGRAM = Path(__file__).parent.parent / "load" / "callers.py"
 
 
+class CallersError(Exception):
+    """The callers ended, with these last words."""
+
+
 class Callers:
     """So many `callers` emit `events` through one emitter; a peer without gets plain requests.
 
@@ -29,14 +33,15 @@ class Callers:
         else:
             url = f"http://127.0.0.1:{self._at.internal}"
             self._process = await asyncio.create_subprocess_exec(
-                *(self._at.python, str(PROGRAM), url, str(self._callers), str(self._events)),
+                # -P, or its folder's modules would come before those of the same name.
+                *(self._at.python, "-P", str(PROGRAM), url, str(self._callers), str(self._events)),
                 env=os.environ | {"BENCH_EMIT_TOKEN": self._at.emit_token},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                # Its folder would come first among the modules otherwise.
                 cwd="/",
             )
+            await self._line(self._process)
         await self.round()
 
     async def round(self) -> Figures:
@@ -46,19 +51,23 @@ class Callers:
         process = self._process
         assert process is not None, "prepare() comes first"
         assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
         await settled(self._at.pid)
         with spending(self._at.pid) as spent:
             process.stdin.write(b"\n")
-            line = await process.stdout.readline()
-        if not line:
-            words = (await process.stderr.read()).decode().splitlines()
-            raise RuntimeError(words[-1] if words else "the callers ended")
+            line = await self._line(process)
         return {
             "CPU µs/event": spent.cpu / self._events * 1e6,
             "events/s": self._events / float(line),
         }
+
+    async def _line(self, process: asyncio.subprocess.Process) -> bytes:
+        """Return what the callers say next, or raise their last words."""
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if line := await process.stdout.readline():
+            return line
+        words = (await process.stderr.read()).decode().splitlines()
+        raise CallersError(words[-1] if words else "they ended")
 
     async def close(self) -> None:
         """End the callers."""
