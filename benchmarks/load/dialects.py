@@ -13,7 +13,7 @@ PAYLOAD = {
     "message": "The order was submitted.",
     "progress": 100,
 }
-"""The payload of all events but those that carry a time: 116 bytes of JSON."""
+"""The payload of all events but those that carry a time: 127 bytes of JSON."""
 
 DURABLE = "JOB_COMPLETED"
 TRANSIENT = "JOB_PROGRESS"
