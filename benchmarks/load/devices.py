@@ -27,6 +27,7 @@ class Device(WSListener):
     def __init__(self, group: "Group", dialect: Dialect, first: bytes) -> None:
         super().__init__()
         self.count = 0
+        self.closing = False
         self.first_ready = b""
         self._group = group
         self._control = dialect.control
@@ -63,8 +64,9 @@ class Device(WSListener):
         return text.startswith(self._control)
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
-        """Tell the group, for which this may be the end."""
-        self._group.left()
+        """Tell the group, unless this was its own doing."""
+        if not self.closing:
+            self._group.left()
 
 
 class Group:
@@ -77,7 +79,7 @@ class Group:
         self.total = 0
         self.on_event: Callable[[bytes], None] | None = None
         self._wanted: tuple[Callable[[], bool], asyncio.Future[None]] | None = None
-        self._closing = False
+        self._gone = 0
 
     def turned_live(self) -> None:
         """Count one more device that is live."""
@@ -92,12 +94,16 @@ class Group:
         self._look()
 
     def left(self) -> None:
-        """Count a device that is gone, which is a fault unless the group is being closed."""
-        if not self._closing and self._wanted is not None and not self._wanted[1].done():
-            self._wanted[1].set_exception(LostError("a device was disconnected"))
+        """Count a device that is gone though nobody closed it: what is waited for can't come."""
+        self._gone += 1
+        self._look()
 
     def _look(self) -> None:
-        if self._wanted is not None and self._wanted[0]() and not self._wanted[1].done():
+        if self._wanted is None or self._wanted[1].done():
+            return
+        if self._gone:
+            self._wanted[1].set_exception(LostError(f"{self._gone} devices were disconnected"))
+        elif self._wanted[0]():
             self._wanted[1].set_result(None)
 
     async def _wait(self, condition: Callable[[], bool], what: str) -> None:
@@ -156,14 +162,13 @@ class Group:
 
     async def close(self) -> None:
         """Disconnect all; safe to call twice."""
-        self._closing = True
         devices, self.devices = self.devices, []
         self.live = self.total = 0
         for device in devices:
+            device.closing = True
             if device.transport is not None:
                 device.transport.disconnect(graceful=False)
         await asyncio.sleep(0)
-        self._closing = False
 
 
 def tokens(at: Endpoint, users: Iterable[str]) -> list[tuple[str, str]]:

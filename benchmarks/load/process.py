@@ -74,14 +74,18 @@ def _main(pipe: "Connection[Any, Any]", name: str, at: Endpoint, given: Mapping[
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        work = WORKS[name](at, **given)
-        try:
-            while True:
-                pipe.send(runner.run(_done(work, pipe.recv())))
-        except (EOFError, KeyboardInterrupt):
-            pass
-        finally:
-            runner.run(work.close())
+        runner.run(_serve(pipe, WORKS[name](at, **given)))
+
+
+async def _serve(pipe: "Connection[Any, Any]", work: Work) -> None:
+    try:
+        while True:
+            # In a thread: devices answer pings also while it is the others' turn.
+            pipe.send(await _done(work, await asyncio.to_thread(pipe.recv)))
+    except (EOFError, BrokenPipeError):
+        pass
+    finally:
+        await work.close()
 
 
 async def _done(work: Work, what: str | Endpoint) -> Figures | WorkError | None:
