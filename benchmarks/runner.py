@@ -36,16 +36,14 @@ class Seat:
     @contextmanager
     def prepared(self) -> Iterator[Load]:
         """Start its server and its load, ready for a round."""
-        with ExitStack() as stack:
-            with ExitStack() as first:
-                at = first.enter_context(self.peer.start(self.start))
-                load = stack.enter_context(loading(self.case.work, at, self.parameters))
+        with ExitStack() as servers:
+            at = servers.enter_context(self.peer.start(self.start))
+            with loading(self.case.work, at, self.parameters) as load:
                 load.prepare()
-                if not self.case.restart:
-                    stack.push(first.pop_all())
-            if self.case.restart:
-                load.move(stack.enter_context(self.peer.start(self.start)))
-            yield load
+                if self.case.restart:
+                    servers.close()
+                    load.move(servers.enter_context(self.peer.start(self.start)))
+                yield load
 
 
 def play(

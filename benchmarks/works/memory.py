@@ -57,4 +57,3 @@ class Idle:
     async def close(self) -> None:
         """Disconnect the devices."""
         await self._group.close()
-        await settled(self._at.pid)
