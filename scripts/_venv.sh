@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it: a virtual environment with the project in it, in .venv.
 #
-# venv_python is its Python after `prepare run` or `prepare test`. Programs are called through
+# venv_python is its Python after `prepare run`, `prepare bench` or `prepare test`. Programs are called through
 # it (`python -m ...`): the first line of an installed script names a path that may be gone.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -12,7 +12,7 @@ say() {
     printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2
 }
 
-# prepare run|test: make or mend the environment; does nothing where nothing has changed.
+# prepare run|bench|test: make or mend the environment; does nothing where nothing has changed.
 prepare() {
     local wanted=$1 what=$root state
 
@@ -28,9 +28,12 @@ prepare() {
         "$venv_python" -V
         cat setup.cfg pyproject.toml archibald_rt/__init__.py
     } | cksum)
-    if installed "$wanted" "$state" || { [ "$wanted" = run ] && installed test "$state"; }; then
-        return
-    fi
+    # Each holds what those before it need.
+    case $wanted in
+        run) installed run "$state" && return ;;&
+        run | bench) installed bench "$state" && return ;;&
+        *) installed test "$state" && return ;;
+    esac
     [ "$wanted" = run ] || what="${root}[$wanted]"
     say "installing the project and what it needs into $venv"
     rm -f -- "$venv"/.installed-*

@@ -1,0 +1,1 @@
+"""What the project costs beside others: ``scripts/bench`` (docs/performance.md)."""

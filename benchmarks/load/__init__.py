@@ -1,0 +1,1 @@
+"""The load: a process that plays devices and emitters."""

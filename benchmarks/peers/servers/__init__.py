@@ -1,0 +1,1 @@
+"""Servers that are measured, each a program of its own."""

@@ -1,0 +1,1 @@
+"""What is measured: each work prepares itself and then runs round by round."""
