@@ -68,6 +68,7 @@ LAYERS = [
     "server",
     "service",
     "client.*",
+    "emitter.*",
     "cli.*",
     "__main__",
 ]
@@ -121,6 +122,7 @@ ALONE = {
     "outbox": {"budget"},
     "systemd": {"errors"},
     "client": {"errors"},
+    "emitter": {"errors"},
 }
 
 
