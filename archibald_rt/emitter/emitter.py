@@ -12,7 +12,6 @@ and the more callers there are, the less each emission costs.
 import asyncio
 import secrets
 import ssl
-from collections.abc import Sequence
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -77,7 +76,7 @@ class Emitter:
         self._retry_for = retry_for
         self._line = Line(max_bytes=max_waiting)
         self._sender: asyncio.Task[None] | None = None
-        self._batch: Sequence[Pending] = ()
+        self._batch: list[Pending] = []
         self._entered = self._closed = False
         # A key of its own for each emission: this emitter's random part, and a number.
         self._keys = (f"{secrets.token_hex(12)}-{number:x}" for number in count())
@@ -204,7 +203,7 @@ class Emitter:
                     await self._send.settle(batch)
                 for pending in batch:
                     self._line.done(pending)
-                self._batch = ()
+                self._batch = []
                 # Those who were answered emit their next before the next batch is taken.
                 await asyncio.sleep(0)
         except BaseException as error:
