@@ -318,6 +318,22 @@ async def test_a_refusal_that_passes_is_waited_out(tmp_path: Path) -> None:
         assert await received(device, 4) == [0, 1, 2, 3]
 
 
+@pytest.mark.gen_test
+async def test_what_may_have_been_stored_stays_unknown_if_no_later_try_tells(
+    tmp_path: Path,
+) -> None:
+    async with harness(tmp_path) as server, proxied(server.server.internal_url) as proxy:
+        async with Emitter(proxy.url, EMIT_TOKEN, retry_for=1.0) as emitter:
+            proxy.reset_after(down=lambda: 0)
+            emitting = asyncio.create_task(emitter.emit("u", "A"))
+            await eventually(lambda: proxy.resets)
+            with closing(sqlite3.connect(server.settings.log.path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                proxy.reset_after()
+                with pytest.raises(OutcomeUnknownError, match="503"):
+                    await emitting
+
+
 @pytest.mark.gen_test(timeout=120)
 async def test_a_server_that_is_killed_and_started_again_has_each_emission_once_and_in_order(
     tmp_path: Path,

@@ -181,10 +181,10 @@ class Emitter:
                 key_part,
                 type_,
                 loop.create_future(),
-                until,
-                own_key,
-                durable is None,
-                user is None,
+                until=until,
+                own_key=own_key,
+                by_class=durable is None,
+                broadcast=user is None,
             )
             self._line.add(pending)
         finally:
