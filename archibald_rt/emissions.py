@@ -75,7 +75,8 @@ class EmissionReader:
         """Read a JSON body of ``/internal/broadcast``. Raises `EmissionError`."""
         _check_utf8(body)
         item = decode_broadcast(body)
-        return self._emission(item, None, *self._content(item, ""), index=None)
+        content = self._content(item, self._stamp.with_instant())
+        return self._emission(item, None, *content, index=None)
 
     def _expand(self, items: Sequence[EmissionBody], *, batch: bool) -> list[Emission]:
         if not items:
@@ -87,35 +88,39 @@ class EmissionReader:
                 status=413,
             )
         emissions: list[Emission] = []
+        stamp = self._stamp.with_instant()
         for place, item in enumerate(items):
             index = place if batch else None
-            path = _path(index)
-            users = _users(item, path)
-            content = self._content(item, path)
-            emissions.extend(self._emission(item, user, *content, index=index) for user in users)
+            try:
+                users = _users(item)
+                content = self._content(item, stamp)
+                emissions += [self._emission(item, user, *content, index=index) for user in users]
+            except EmissionError as error:
+                if index is None:
+                    raise
+                raise _within(index, error) from None
         return emissions
 
-    def _content(self, item: BroadcastBody, path: str) -> tuple[bytes, str, int]:
+    def _content(self, item: BroadcastBody, stamp: tuple[str, int]) -> tuple[bytes, str, int]:
         """Check what the item says of the event itself; return tail, timestamp and instant."""
-        check_type(item.type, path)
+        check_type(item.type)
         payload = bytes(item.payload)
         # Line breaks can only stand between tokens here: JSON escapes them within strings.
         payload = payload.translate(_LINE_BREAKS)
         if item.timestamp is UNSET:
-            timestamp, instant = self._stamp.with_instant()
+            timestamp, instant = stamp
         else:
             timestamp = item.timestamp
-            instant = instant_of(timestamp, path)
+            instant = instant_of(timestamp)
         tail = make_tail(msgspec.json.encode(item.type), payload, timestamp)
         size = len(tail) + 1  # and the opening brace
         if self._max_event and size > self._max_event:
             raise _bad(
-                path,
                 "payload",
                 f"the event has {size} bytes as a message, at most {self._max_event} are taken",
                 status=413,
             )
-        check_nesting(payload, path)
+        check_nesting(payload)
         return tail, timestamp, instant
 
     def _emission(
@@ -128,7 +133,6 @@ class EmissionReader:
         *,
         index: int | None,
     ) -> Emission:
-        path = _path(index)
         if item.durable is not UNSET:
             durable = item.durable
         else:
@@ -136,62 +140,62 @@ class EmissionReader:
         key = None if item.key is UNSET else item.key
         conflate = None if item.conflate is UNSET else item.conflate
         if key is not None and not durable:
-            raise _bad(path, "key", "only a durable event can have a key, this one is transient")
+            raise _bad("key", "only a durable event can have a key, this one is transient")
         if conflate is not None and durable:
-            raise _bad(path, "conflate", "only a transient event can conflate, this one is durable")
-        check_name("key", key, path)
-        check_name("conflate", conflate, path)
+            raise _bad("conflate", "only a transient event can conflate, this one is durable")
+        check_name("key", key)
+        check_name("conflate", conflate)
         return Emission(user, tail, timestamp, instant, durable, key, conflate, index)
 
 
-def _users(item: EmissionBody, path: str) -> list[str]:
+def _users(item: EmissionBody) -> list[str]:
     if item.userId is not UNSET:
         if item.userIds is not UNSET:
-            raise _bad(path, "userIds", "expected either userId or userIds, not both")
-        check_user("userId", item.userId, path)
+            raise _bad("userIds", "expected either userId or userIds, not both")
+        check_user("userId", item.userId)
         return [item.userId]
     if item.userIds is UNSET:
-        raise _bad(path, "userId", "expected userId or userIds, neither is there")
+        raise _bad("userId", "expected userId or userIds, neither is there")
     seen: set[str] = set()
     for index, user in enumerate(item.userIds):
         if user in seen:
-            raise _bad(path, f"userIds[{index}]", "this user stands in the list twice")
-        check_user(f"userIds[{index}]", user, path)
+            raise _bad(f"userIds[{index}]", "this user stands in the list twice")
+        check_user(f"userIds[{index}]", user)
         seen.add(user)
     return item.userIds
 
 
-def check_user(field: str, user: str, path: str = "") -> None:
+def check_user(field: str, user: str) -> None:
     """Raise `EmissionError` for what is no user's id."""
     if (fault := user_id_fault(user)) is not None:
-        raise _bad(path, field, fault)
+        raise _bad(field, fault)
 
 
-def check_name(field: str, name: str | None, path: str = "") -> None:
+def check_name(field: str, name: str | None) -> None:
     """Raise `EmissionError` for a type or a key with a control character; None is right."""
     if name is not None and CONTROL.search(name):
-        raise _bad(path, field, "expected no control characters")
+        raise _bad(field, "expected no control characters")
 
 
-def check_type(event_type: str, path: str = "") -> None:
+def check_type(event_type: str) -> None:
     """Raise `EmissionError` for a type that no event may have."""
-    check_name("type", event_type, path)
+    check_name("type", event_type)
     if event_type.startswith(RESERVED_PREFIX):
-        raise _bad(path, "type", f"types that begin with {RESERVED_PREFIX} are reserved")
+        raise _bad("type", f"types that begin with {RESERVED_PREFIX} are reserved")
 
 
-def check_nesting(payload: bytes, path: str = "") -> None:
+def check_nesting(payload: bytes) -> None:
     """Raise `EmissionError` for a payload that is nested deeper than devices could read."""
     if _nesting_exceeds(payload, MAX_NESTING):
-        raise _bad(path, "payload", f"nested deeper than {MAX_NESTING} levels")
+        raise _bad("payload", f"nested deeper than {MAX_NESTING} levels")
 
 
-def instant_of(timestamp: str, path: str = "") -> int:
+def instant_of(timestamp: str) -> int:
     """Return a timestamp in nanoseconds since 1970. Raises `EmissionError`."""
     try:
         return timestamps.parse(timestamp)
     except ValueError as error:
-        raise _bad(path, "timestamp", str(error)) from None
+        raise _bad("timestamp", str(error)) from None
 
 
 def _nesting_exceeds(payload: bytes, limit: int) -> bool:
@@ -218,13 +222,20 @@ def _check_utf8(body: bytes) -> None:
         raise EmissionError(f"the body is not UTF-8: byte {error.start} is wrong") from None
 
 
-def _path(index: int | None) -> str:
-    return "" if index is None else f"[{index}]"
+def _path(index: int) -> str:
+    return f"[{index}]"
 
 
-def _bad(path: str, name: str, expected: str, *, status: int = 400) -> EmissionError:
-    field = f"{path}.{name}" if path else name
+def _bad(field: str, expected: str, *, status: int = 400) -> EmissionError:
     return EmissionError(f"{field}: {expected}", field=field, status=status)
+
+
+def _within(index: int, error: EmissionError) -> EmissionError:
+    """Say of which item of a batch something is wrong."""
+    place = _path(index)
+    return EmissionError(
+        f"{place}.{error.detail}", field=f"{place}.{error.field}", status=error.status
+    )
 
 
 def key_conflict(emissions: Sequence[Emission], indexes: Sequence[int]) -> EmissionError:
