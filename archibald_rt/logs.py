@@ -18,7 +18,8 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 
-_access = structlog.stdlib.get_logger("archibald_rt.access")
+_ACCESS = "archibald_rt.access"
+_access = structlog.stdlib.get_logger(_ACCESS)
 
 
 def configure(*, level: str, log_format: str, stream: TextIO | None = None) -> None:
@@ -96,7 +97,11 @@ def _masked(value: Any) -> Any:
 
 def log_request(handler: RequestHandler) -> None:
     """Log a request that was answered, without its query (Tornado's ``log_function``)."""
-    write = _access.error if handler.get_status() >= _SERVER_ERROR else _access.debug
+    failed = handler.get_status() >= _SERVER_ERROR
+    if not (failed or logging.getLogger(_ACCESS).isEnabledFor(logging.DEBUG)):
+        # Nobody reads it; structlog makes a logger before it finds that out.
+        return
+    write = _access.error if failed else _access.debug
     request = handler.request
     write(
         "request",
