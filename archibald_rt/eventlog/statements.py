@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 
 from archibald_rt.eventlog import schema
 from archibald_rt.eventlog.base import KeyConflict, Page, Stored
@@ -34,6 +35,9 @@ STAMPED = "INSERT OR REPLACE INTO meta VALUES ('stamped', ?)"
 _STAMPS_AHEAD = 1000
 
 
+_place = itemgetter(0, 1)
+
+
 def append(
     connection: sqlite3.Connection,
     head: int,
@@ -49,7 +53,9 @@ def append(
     batch = _Batch(connection, head)
     with explained(), writing(connection):
         results = [batch.judge(group) for group in groups]
-        connection.executemany(INSERT, batch.rows)
+        # In the order of the tree: neighbours are found without another descent, which takes a
+        # seventh off the transaction of a thousand events for a thousand users.
+        connection.executemany(INSERT, sorted(batch.rows, key=_place))
         connection.executemany(
             INSERT_COMMIT, [(seq, user, committed) for user, seq, *_ in batch.rows]
         )
