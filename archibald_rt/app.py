@@ -1,13 +1,22 @@
 """The two applications: their routes, as data."""
 
-from tornado.web import Application
+from typing import Any
+
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, RequestHandler
 
 from archibald_rt.auth import BearerTokens
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.eventlog import EventLog
 from archibald_rt.handlers.admin import ConnectionsHandler, StatsHandler
 from archibald_rt.handlers.base import InternalNotFoundHandler, NotFoundHandler
-from archibald_rt.handlers.emit import BroadcastHandler, EmitHandler
+from archibald_rt.handlers.emit import (
+    BroadcastHandler,
+    DateHeader,
+    EmitHandler,
+    EmittingHandler,
+    Posting,
+)
 from archibald_rt.handlers.health import HealthzHandler, ReadyzHandler, WebSocketHealthHandler
 from archibald_rt.handlers.realtime import RealtimeHandler
 from archibald_rt.handlers.users import UserEventsHandler
@@ -38,6 +47,25 @@ def public_app(
     )
 
 
+class InternalApplication(Application):
+    """What back ends and operators talk to; `internal_app` makes one."""
+
+    def get_handler_delegate(
+        self,
+        request: HTTPServerRequest,
+        target_class: type[RequestHandler],
+        target_kwargs: dict[str, Any] | None = None,
+        *path: Any,
+        **path_kwargs: Any,
+    ) -> Any:
+        """Return what reads a request, and for an emission what reads it with less ado."""
+        if request.method == "POST" and issubclass(target_class, EmittingHandler):
+            return Posting(target_class(self, request, **(target_kwargs or {})))
+        return super().get_handler_delegate(
+            request, target_class, target_kwargs, *path, **path_kwargs
+        )
+
+
 def internal_app(
     reception: Reception,
     hub: Hub,
@@ -56,6 +84,7 @@ def internal_app(
         **tokens,
         "reader": reader,
         "order": order,
+        "date": DateHeader(),
         "epoch": log.epoch,
         "max_body": max_body,
     }
@@ -68,7 +97,7 @@ def internal_app(
         "upkeep": upkeep,
     }
     reading = {**tokens, "hub": hub, "log": log, "upkeep": upkeep, "broken": reception.broken}
-    return Application(
+    return InternalApplication(
         [
             (r"/internal/emit", EmitHandler, emitting),
             (r"/internal/broadcast", BroadcastHandler, emitting),
