@@ -9,10 +9,9 @@ from archibald_rt.auth import BearerTokens
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.eventlog import EventLog
 from archibald_rt.handlers.admin import ConnectionsHandler, StatsHandler
-from archibald_rt.handlers.base import InternalNotFoundHandler, NotFoundHandler
+from archibald_rt.handlers.base import DateHeader, InternalNotFoundHandler, NotFoundHandler
 from archibald_rt.handlers.emit import (
     BroadcastHandler,
-    DateHeader,
     EmitHandler,
     EmittingHandler,
     Posting,

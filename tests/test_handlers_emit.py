@@ -6,12 +6,16 @@ import json
 import re
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPError
 
+from archibald_rt.emissions import EmissionReader
+from archibald_rt.handlers.emit import EmitHandler
 from processes import ServerProcess, serving
 from support import EMIT_TOKEN, READ_TOKEN, Harness, harness, problem_of, settings_for
 
@@ -400,3 +404,41 @@ async def _send_much(process: ServerProcess, path: str, bearer: str | None) -> N
             process.internal_url + path, method="POST", body_producer=pieces, headers=headers
         )
     await server.emit({"userId": "u", "type": "A"})
+
+
+@pytest.mark.gen_test
+async def test_an_answer_says_when_it_was_given_and_is_not_to_be_kept(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server:
+        for body, status in ((b'{"userId":"u","type":"A"}', 200), (b"{}", 400)):
+            response = await server.post("/internal/emit", body)
+            assert response.code == status
+            # The client asked for the end of the connection.
+            assert set(response.headers) - {"Connection"} == {
+                "Cache-Control",
+                "Content-Length",
+                "Content-Type",
+                "Date",
+            }
+            assert response.headers["Cache-Control"] == "no-store"
+            given = parsedate_to_datetime(response.headers["Date"])
+            assert abs((datetime.now(UTC) - given).total_seconds()) < 60
+
+
+@pytest.mark.gen_test
+async def test_a_fault_of_ours_is_answered_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with harness(tmp_path) as server:
+
+        def fault(*_: object) -> None:
+            raise ValueError("a fault has to come from somewhere")
+
+        for place in (EmissionReader, EmitHandler):
+            name = "read" if place is EmissionReader else "_result"
+            with monkeypatch.context() as broken:
+                broken.setattr(place, name, fault)
+                response = await server.post("/internal/emit", b'{"userId":"u","type":"A"}')
+            assert response.code == 500
+            problem_of(response)
+        assert capfd.readouterr().out.count("fault in a handler") == 2
+        await server.emit({"userId": "u", "type": "A"})

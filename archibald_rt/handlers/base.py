@@ -1,10 +1,12 @@
 """What all handlers share: answers, problem documents, tokens."""
 
+import time
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import structlog
+from tornado.httputil import format_timestamp
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from archibald_rt.auth import BearerTokens, bearer_token
@@ -17,6 +19,21 @@ _logger = structlog.stdlib.get_logger("archibald_rt.handlers")
 # out of reach, and handlers that keep a body count.
 _UNBOUNDED = 2**62
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class DateHeader:
+    """The ``Date`` of an answer (RFC 9110, section 6.6.1), written once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self) -> str:
+        """Return the header's value for this moment."""
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._text = second, format_timestamp(second)
+        return self._text
 
 
 class BaseHandler(RequestHandler):

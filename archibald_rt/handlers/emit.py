@@ -1,7 +1,6 @@
 """``POST /internal/emit`` and ``/internal/broadcast``."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +10,6 @@ from tornado.httputil import (
     HTTPHeaders,
     HTTPMessageDelegate,
     ResponseStartLine,
-    format_timestamp,
 )
 
 from archibald_rt.auth import BearerTokens
@@ -26,26 +24,11 @@ from archibald_rt.errors import (
     QueueFullError,
 )
 from archibald_rt.events import Cursor, Emission, Outcome
-from archibald_rt.handlers.base import InternalHandler
+from archibald_rt.handlers.base import DateHeader, InternalHandler
 from archibald_rt.order import OrderQueue
 
 _OK = ResponseStartLine("HTTP/1.1", HTTPStatus.OK, HTTPStatus.OK.phrase)
 _JSON, _NDJSON = "application/json", "application/x-ndjson"
-
-
-class DateHeader:
-    """The ``Date`` of an answer (RFC 9110, section 6.6.1), written once a second."""
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
-
-    def __call__(self) -> str:
-        """Return the header's value for this moment."""
-        second = int(time.time())
-        if second != self._second:
-            self._second, self._text = second, format_timestamp(second)
-        return self._text
 
 
 class EmittingHandler(InternalHandler):
@@ -114,17 +97,25 @@ class EmittingHandler(InternalHandler):
             outcomes = self._order.submit(emissions)
         except (EmissionError, QueueFullError, DrainingError) as error:
             self._refuse(error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours is logged and answered
+            self._fail(error)
         else:
             outcomes.add_done_callback(self._answer)
 
     def _answer(self, done: asyncio.Future[list[Outcome]]) -> None:
         try:
-            outcomes = done.result()
+            results = [self._result(outcome) for outcome in done.result()]
+            self.answer(ResultsBody(results) if self._many else results[0])
         except (EmissionError, LogUnavailableError, LogBrokenError) as error:
             self._refuse(error)
-            return
-        results = [self._result(outcome) for outcome in outcomes]
-        self.answer(ResultsBody(results) if self._many else results[0])
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Do for a fault of ours what Tornado does."""
+        self.log_exception(type(error), error, error.__traceback__)
+        if not self._finished:
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def answer(self, value: Any) -> None:
         """Finish with a value as JSON, in one write and past what no emitter needs of Tornado."""
