@@ -58,7 +58,6 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     seq: int
     tail: bytes
-    instant: int
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -38,6 +38,11 @@ class HeldEvents:
         """How many events were given up for want of room."""
         return self._dropped
 
+    @property
+    def mark(self) -> int | None:
+        """The mark of the oldest event that is held; None without one."""
+        return next(iter(self._held.values()))[0] if self._held else None
+
     def add(self, mark: int, frames: Frames, conflate: str | None) -> None:
         """Hold an event; one with the same conflate key goes."""
         self._added += 1

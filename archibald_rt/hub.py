@@ -1,12 +1,12 @@
 """Who is connected, and the handing over of events to them."""
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from archibald_rt.events import Emission, Event
 from archibald_rt.protocol import Frames
+from archibald_rt.recent import Recent
 from archibald_rt.session import Session
 
 SLICE = 500
@@ -27,7 +27,7 @@ class Hub:
         self._users: dict[str, dict[Session, None]] = {}
         self._count = 0
         self._dispatched = head
-        self._recent = _Recent(head, recent)
+        self._recent = Recent(head, limit=recent)
         # What the sessions that have gone had counted.
         self._sent_before = 0
         self._dropped_before = 0
@@ -95,7 +95,7 @@ class Hub:
         """
         event = None
         if seq is not None:
-            event = Event(seq, emission.tail, emission.instant)
+            event = Event(seq, emission.tail)
             # Before the first slice: who registers or turns live in between begins after
             # this event or takes it from the log.
             self._dispatched = seq
@@ -115,43 +115,3 @@ class Hub:
                 else:
                     delivered += session.deliver_transient(frames, emission.conflate)
         return delivered
-
-
-class _Recent:
-    """The events dispatched last, for the moment in which a session turns live.
-
-    Without it a session of a busy user would never find an empty page.
-    """
-
-    def __init__(self, head: int, limit: int) -> None:
-        self._events: deque[tuple[str | None, Event]] = deque()
-        self._limit = limit
-        self._size = 0
-        # All that was dispatched above this seq is here.
-        self._complete_above = head
-
-    def add(self, user: str | None, event: Event) -> None:
-        self._events.append((user, event))
-        self._size += len(event.tail)
-        while self._size > self._limit:
-            _, oldest = self._events.popleft()
-            self._size -= len(oldest.tail)
-            self._complete_above = oldest.seq
-
-    def clear(self) -> None:
-        if self._events:
-            self._complete_above = self._events[-1][1].seq
-        self._events.clear()
-        self._size = 0
-
-    def since(self, user: str, seq: int) -> Sequence[Event] | None:
-        if seq < self._complete_above:
-            return None
-        found: list[Event] = []
-        for owner, event in reversed(self._events):
-            if event.seq <= seq:
-                break
-            if owner is None or owner == user:
-                found.append(event)
-        found.reverse()
-        return found

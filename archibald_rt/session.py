@@ -10,12 +10,13 @@ position is never written.
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from archibald_rt import timestamps
 from archibald_rt.ends import Feed, Outbox, Resume
-from archibald_rt.eventlog import EventLog
+from archibald_rt.eventlog import EventLog, Page
 from archibald_rt.events import EARLIEST, Cursor, Event
 from archibald_rt.held import HeldEvents
 from archibald_rt.protocol import FRAMING, Dialect, Frames
@@ -52,12 +53,11 @@ class Session:
         self.connection = connection
         self.position = feed.dispatched
         """The seq of the last durable event written, at first the welcome's cursor."""
-        self.since = timestamps.from_epoch(time.time())
-        """When the device connected."""
         self.sent = 0
         """How many events were put into the outbox."""
         self.dropped = 0
         """How many held transient events were given up for want of room."""
+        self._began = time.time()
         self._feed = feed
         self._log = log
         self._heartbeat = heartbeat
@@ -76,6 +76,11 @@ class Session:
         self._later_than: int | None = None
         # How many events were replayed; None once rt.live was said.
         self._replayed: int | None = 0
+
+    @property
+    def since(self) -> str:
+        """When the device connected."""
+        return timestamps.from_epoch(self._began)
 
     @property
     def live(self) -> bool:
@@ -99,7 +104,7 @@ class Session:
             self._later_than = resume.later_than
             self._start_pump(self._catch_up())
         else:
-            self._start_pump(self._resume(resume.event_id or ""))
+            self._resume(resume.event_id or "")
 
     def close(self) -> None:
         """Stop the pump and write nothing more. Calling it again does nothing."""
@@ -153,27 +158,38 @@ class Session:
         if not pump.cancelled() and (error := pump.exception()) is not None:
             self._end(error)
 
-    async def _resume(self, event_id: str) -> None:
-        """Find the position a v2 device asked for, welcome it there and catch up."""
+    def _resume(self, event_id: str) -> None:
+        """Begin where a v2 device asked for; live at once if all that it missed is at hand."""
         cursor = Cursor.parse(event_id)
-        reason = None
-        if event_id != EARLIEST:
-            if cursor is None or cursor.epoch != self._log.epoch:
-                reason = "epoch"
-            elif cursor.seq > self._feed.dispatched:
-                reason = "ahead"
-        if cursor is not None and reason is None:
-            self.position = cursor.seq
+        if cursor is not None and cursor.epoch == self._log.epoch:
+            if cursor.seq <= self._feed.dispatched:
+                self.position = self._read = cursor.seq
+                self._welcome(replay=True)
+                if not self._join_at_once():
+                    self._start_pump(self._catch_up())
+                return
+            reason = "ahead"
         else:
-            # Just below the first retained event. Where there is none, or it came after the
-            # device registered: the seq that was dispatched then, which it can't have missed.
-            first = await self._log.first(self.user)
-            if first is not None:
-                self.position = min(self.position, first - 1)
-        self._read = self.position
-        self._welcome(replay=True)
-        if reason is not None:
-            self.outbox.push(self.dialect.gap(event_id[:_REQUESTED_SHOWN], None, reason))
+            reason = "epoch"
+        self._start_pump(self._seek(event_id, None if event_id == EARLIEST else reason))
+
+    async def _seek(self, event_id: str, reason: str | None) -> None:
+        """Welcome a device just below the first event that is retained, and catch up."""
+
+        def begin(page: Page) -> None:
+            # Where there is none, or it came after the device registered: the seq that was
+            # dispatched then, which it can't have missed.
+            if page.events:
+                self.position = min(self.position, page.events[0].seq - 1)
+            self._welcome(replay=True)
+            if reason is not None:
+                self._push(self.dialect.gap(event_id[:_REQUESTED_SHOWN], None, reason))
+
+        self._read = 0
+        begun = False
+        while not begun:
+            async with self.outbox.room(self._page_bytes) as granted:
+                begun = await self._read_on(granted, begin)
         await self._catch_up()
 
     async def _catch_up(self) -> None:
@@ -181,10 +197,11 @@ class Session:
             async with self.outbox.room(self._page_bytes) as granted:
                 await self._read_on(granted)
 
-    async def _read_on(self, granted: int) -> None:
+    async def _read_on(self, granted: int, begin: Callable[[Page], None] | None = None) -> bool:
         """Write a page of so many bytes, and turn live if that was all there is.
 
-        What was read is kept nowhere else once this has returned.
+        Says whether it did; ``begin`` is called before. What was read is kept nowhere else once
+        this has returned.
         """
         filtered = self._later_than is not None
         through = self._filter_through if filtered else self._feed.dispatched
@@ -201,9 +218,11 @@ class Session:
         if not filtered and through < page.lost <= self._log.head:
             # Deleted above what was asked for: the device may still get it from the feed, so
             # whether it is a loss shows when this has been read again, further.
-            return
+            return False
         # From here on nothing is awaited: what was dispatched by now either lies in the
         # page, or is at hand in the feed, or is handed over once the session is live.
+        if begin is not None:
+            begin(page)
         self._read = page.through
         self._tell_loss(page.lost)
         self._write(page.events)
@@ -211,6 +230,7 @@ class Session:
             self._later_than = None
         elif page.complete:
             self._join(page.through, max(0, granted - _written(page.events)))
+        return True
 
     def _tell_loss(self, lost: int) -> None:
         if lost > max(self.position, self._told):
@@ -218,11 +238,31 @@ class Session:
             requested = str(Cursor(self._log.epoch, self.position))
             self._push(self.dialect.gap(requested, lost, "expired"))
 
+    def _join_at_once(self) -> bool:
+        """Turn live without a page, if the feed has what the device missed and nothing is lost.
+
+        Most reconnects are of devices that were away for a moment and missed nothing; a page
+        would cost each of them half of what its connection does.
+        """
+        events = self._feed.since(self.user, self.position)
+        if events:
+            spare = self.outbox.budget.spare - self.outbox.size
+            # What is at hand may be gone from the log, and then that is to be told.
+            gone = self._log.deleted_through(self.user) > self.position
+            if gone or _written(events) > min(self._page_bytes, spare):
+                return False
+        if events is not None:
+            self._turn_live(events)
+        return self._live
+
     def _join(self, through: int, left: int) -> None:
         """Turn live if what was dispatched after the page is at hand and in what is left."""
         events = self._feed.since(self.user, through)
-        if events is None or _written(events) > left:
-            return
+        if events is not None and _written(events) <= left:
+            self._turn_live(events)
+
+    def _turn_live(self, events: Sequence[Event]) -> None:
+        """Write what was dispatched since, and have the hub hand over what comes."""
         self._write(events)
         held, self._held = self._held, None
         if held is not None:
@@ -236,16 +276,29 @@ class Session:
     def _write(self, events: Sequence[Event]) -> None:
         """Write durable events, each behind the held transient ones that belong before it."""
         parts: list[bytes] = []
-        for event in events:
-            if self._held is not None:
-                parts.extend(self._held.take_before(event.seq))
-            parts.append(self.dialect.durable(event.seq, event.tail, self.position))
-            # A v1 replay lies below the position, which must not go back.
-            self.position = max(self.position, event.seq)
+        held, begun = self._held, 0
+        while held is not None and (mark := held.mark) is not None:
+            end = bisect_right(events, mark, begun, key=_seq)
+            if end == len(events):
+                break
+            messages = list(held.take_before(events[end].seq))
+            parts += (self._chain(events[begun:end]), *messages)
+            self.sent += len(messages)
+            begun = end
+        parts.append(self._chain(events[begun:] if begun else events))
         self._push(b"".join(parts))
-        self.sent += len(parts)
+        self.sent += len(events)
         if self._replayed is not None:
             self._replayed += len(events)
+
+    def _chain(self, events: Sequence[Event]) -> bytes:
+        """Return durable events that follow one another as they are written."""
+        if not events:
+            return b""
+        data = self.dialect.durables(events, self.position)
+        # A v1 replay lies below the position, which must not go back.
+        self.position = max(self.position, events[-1].seq)
+        return data
 
     def _welcome(self, *, replay: bool) -> None:
         self._push(
@@ -265,3 +318,7 @@ class Session:
 def _written(events: Sequence[Event]) -> int:
     """Return how many bytes events have as messages, at most."""
     return sum(len(event.tail) + FRAMING for event in events)
+
+
+def _seq(event: Event) -> int:
+    return event.seq

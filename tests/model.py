@@ -549,11 +549,8 @@ class LogView:
             self._device.page_tick = begun
         return page
 
-    async def first(self, user: str) -> int | None:
-        await self._world.gate("before first")
-        seq = await self._log.first(user)
-        await self._world.gate("after first")
-        return seq
+    def deleted_through(self, user: str) -> int:
+        return self._log.deleted_through(user)
 
     async def probe(self) -> None:
         await self._log.probe()

@@ -40,6 +40,18 @@ def test_what_was_held_comes_out_before_the_durable_event_that_followed_it() -> 
     assert take(held, 100) == []
 
 
+def test_the_mark_is_the_one_of_what_comes_out_first() -> None:
+    assert make().mark is None
+    held = make()
+    held.add(3, event("a"), "k")
+    held.add(5, event("b"), None)
+    assert held.mark == 3
+    held.add(7, event("c"), "k")
+    assert held.mark == 5
+    assert take(held, 6) == ["b"]
+    assert held.mark == 7
+
+
 def test_a_newer_one_with_the_same_key_replaces_the_older_and_takes_the_new_place() -> None:
     held = make()
     for mark, name, key in [(1, "a", "k"), (1, "b", None), (1, "c", "other"), (4, "d", "k")]:

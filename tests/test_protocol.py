@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from archibald_rt.events import Cursor
+from archibald_rt.events import Cursor, Event
 from archibald_rt.protocol import CLOSE, FRAMING, PING, PONG, TEXT, V1, V2, Dialect, Frames, frame
 from archibald_rt.timestamps import Stamper
 
@@ -71,6 +71,19 @@ def test_v1_has_no_messages_of_the_server() -> None:
 
 def test_v2_writes_a_durable_event_with_its_cursor_and_the_one_before() -> None:
     assert body_of(v2().durable(17, TAIL, 12)) == b'{"id":"abc:17","prev":"abc:12",' + TAIL
+
+
+@pytest.mark.parametrize("dialect", [V1(), v2()])
+def test_events_written_together_are_as_they_are_one_by_one(dialect: Dialect) -> None:
+    # The three forms of a frame's length, and seqs of several lengths.
+    sizes = [1, 1, 40, 80, 120, 120, 65_400, 65_536, 70_000, 1]
+    events = [Event(seq, b"x" * size) for seq, size in zip(range(5, 1000, 97), sizes, strict=False)]
+    written, prev = b"", 3
+    for event in events:
+        written += dialect.durable(event.seq, event.tail, prev)
+        prev = event.seq
+    assert dialect.durables(events, 3) == written
+    assert dialect.durables([], 3) == b""
 
 
 def test_v2_writes_a_transient_event_without_an_id() -> None:

@@ -106,13 +106,16 @@ class EventLog(Protocol):
     ) -> Page:
         """Read a user's stream after one seq, through another.
 
-        A page ends at ``max_events`` looked at or ``max_bytes`` of tails, but holds at least
-        one event where there is one. With ``later_than`` (nanoseconds since 1970) it holds
-        only events whose own timestamp is later.
+        A page ends at ``max_events`` or ``max_bytes`` of tails, but holds at least one event
+        where there is one. With ``later_than`` (nanoseconds since 1970) it holds only events
+        whose own timestamp is later, and may end before it has found any.
         """
 
-    async def first(self, user: str) -> int | None:
-        """Return the seq of the first event of a stream that is retained, None without one."""
+    def deleted_through(self, user: str) -> int:
+        """Return a seq above which nothing of a stream was deleted since the log was opened.
+
+        Asks nothing of the disk; it may be higher than need be.
+        """
 
     async def probe(self) -> None:
         """Commit something of no meaning; returns if commits work. Same caller as `append`."""

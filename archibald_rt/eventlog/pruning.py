@@ -55,7 +55,8 @@ class Connection(Protocol):
 class Pruning:
     """One run over a log, whose files are `path` and its WAL.
 
-    ``deleted`` is told how many events went. ``head`` returns the last seq at the moment,
+    ``deleted`` is told how many events went; before, ``deleting`` whose (None: anybody's) may go,
+    and up to which seq. ``head`` returns the last seq at the moment,
     ``now_ms`` is the one that ages are counted to.
     """
 
@@ -67,6 +68,7 @@ class Pruning:
         turn: Turn,
         deleted: Callable[[int], None],
         *,
+        deleting: Callable[[bytes | None, int], None],
         head: Callable[[], int],
         now_ms: int,
     ) -> None:
@@ -75,6 +77,7 @@ class Pruning:
         self._path = path
         self._turn = turn
         self._deleted = deleted
+        self._deleting = deleting
         self._head = head
         self._now_ms = now_ms
 
@@ -97,6 +100,7 @@ class Pruning:
             if left is None:
                 # All that was queued before this is committed by now.
                 left = deque([(user, self._head())])
+                self._deleting(user, self._head())
             return await self._writer.call(sql.erase, left, STEP)
 
         while left is None or left:
@@ -112,6 +116,7 @@ class Pruning:
         """Delete the events of all users up to a seq."""
         while (first := await self._scanner.call(sql.first_commit) or through + 1) <= through:
             users, last = await self._window(first, through)
+            self._deleting(None, last)
             # In the order in which they lie in the file: neighbours share its pages.
             left = deque(sorted(users))
             await self._delete(left, self._step(sql.delete_events, left, last, STEP))
@@ -146,6 +151,8 @@ class Pruning:
                 some = users[first : first + USERS_AT_ONCE]
                 if found := await self._scanner.call(sql.beyond, some, max_events):
                     left = deque(found)
+                    for user, last in found:
+                        self._deleting(user, last)
                     await self._delete(left, self._step(sql.delete_of, left, STEP))
         await self._turn(self._step(sql.write_counted, max_events, head))
 

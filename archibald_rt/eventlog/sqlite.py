@@ -14,8 +14,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from archibald_rt.errors import LogBrokenError
-from archibald_rt.eventlog import files, schema, statements
+from archibald_rt.eventlog import files, pages, schema, statements
 from archibald_rt.eventlog.base import KeyConflict, Page, Retention, Stored, Turn
+from archibald_rt.eventlog.deleted import Deleted
 from archibald_rt.eventlog.pruning import Pruning
 from archibald_rt.events import Emission
 from archibald_rt.timestamps import SteadyClock
@@ -62,6 +63,7 @@ class SQLiteLog:
         self._idle: asyncio.Queue[_Connection] = asyncio.Queue()
         for reader in readers:
             self._idle.put_nowait(reader)
+        self._deleted = Deleted()
         self._epoch = ""
         self._head = 0
         self._last_stamp_ms = 0
@@ -112,13 +114,12 @@ class SQLiteLog:
         """See `EventLog.page`."""
         async with self._reader() as reader:
             return await reader.call(
-                statements.page, user.encode(), after, through, max_events, max_bytes, later_than
+                pages.page, user.encode(), after, through, max_events, max_bytes, later_than
             )
 
-    async def first(self, user: str) -> int | None:
-        """See `EventLog.first`."""
-        async with self._reader() as reader:
-            return await reader.call(statements.first, user.encode())
+    def deleted_through(self, user: str) -> int:
+        """See `EventLog.deleted_through`."""
+        return max(map(self._deleted.through, (user.encode(), schema.EVERYBODY)))
 
     async def probe(self) -> None:
         """See `EventLog.probe`."""
@@ -156,6 +157,7 @@ class SQLiteLog:
             self._path,
             turn,
             deleted,
+            deleting=self._deleted.note,
             head=lambda: self._head,
             now_ms=self._now_ms(),
         )

@@ -1,4 +1,4 @@
-"""What runs in the threads of the SQLite connections: all statements of a running server."""
+"""What runs in the thread of the SQLite connection that writes, to append and to probe."""
 
 import sqlite3
 import time
@@ -6,25 +6,10 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from archibald_rt.eventlog import schema
-from archibald_rt.eventlog.base import KeyConflict, Page, Stored
-from archibald_rt.eventlog.transactions import explained, reading, writing
-from archibald_rt.events import Emission, Event, content_of, timestamp_of
+from archibald_rt.eventlog.base import KeyConflict, Stored
+from archibald_rt.eventlog.transactions import explained, writing
+from archibald_rt.events import Emission, content_of, timestamp_of
 
-# A page of a stream: two runs of one tree, merged by seq. benchmarks/page_cost.py measures it.
-PAGE = """
-SELECT seq, tail, instant FROM events WHERE user = :user AND seq > :after AND seq <= :through
-UNION ALL
-SELECT seq, tail, instant FROM events WHERE user = x'' AND seq > :after AND seq <= :through
-ORDER BY seq LIMIT :limit
-"""
-WATERMARK = "SELECT max(seq) FROM watermarks WHERE user IN (:user, x'')"
-FIRST = """
-SELECT min(seq) FROM (
-    SELECT min(seq) AS seq FROM events WHERE user = :user
-    UNION ALL
-    SELECT min(seq) FROM events WHERE user = x''
-)
-"""
 BY_KEY = "SELECT seq, tail FROM events WHERE user = ? AND key = ?"
 INSERT = "INSERT INTO events (user, seq, instant, key, tail) VALUES (?, ?, ?, ?, ?)"
 INSERT_COMMIT = "INSERT INTO commits (seq, user, committed) VALUES (?, ?, ?)"
@@ -109,41 +94,6 @@ class _Batch:
         if found is None:
             found = self._connection.execute(BY_KEY, (user, key)).fetchone()
         return found
-
-
-def page(
-    connection: sqlite3.Connection,
-    user: bytes,
-    after: int,
-    through: int,
-    max_events: int,
-    max_bytes: int,
-    later_than: int | None,
-) -> Page:
-    """Read a piece of a stream and its watermark at one moment; see `EventLog.page`."""
-    events: list[Event] = []
-    looked_at, size, reached = 0, 0, through
-    values = {"user": user, "after": after, "through": through, "limit": max_events}
-    with explained(), reading(connection):
-        lost = connection.execute(WATERMARK, values).fetchone()[0] or 0
-        rows = connection.execute(PAGE, values)
-        for seq, tail, instant in rows:
-            looked_at += 1
-            if later_than is None or instant > later_than:
-                size += len(tail)
-                events.append(Event(seq, tail, instant))
-            if looked_at == max_events or size >= max_bytes:
-                reached = seq
-                break
-        rows.close()
-    return Page(events, reached, reached == through, lost)
-
-
-def first(connection: sqlite3.Connection, user: bytes) -> int | None:
-    """Return the seq of a stream's first event; see `EventLog.first`."""
-    with explained():
-        seq: int | None = connection.execute(FIRST, {"user": user}).fetchone()[0]
-    return seq
 
 
 def probe(connection: sqlite3.Connection) -> None:
