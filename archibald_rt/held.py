@@ -22,6 +22,8 @@ class HeldEvents:
     event up to that seq and before any later one.
     """
 
+    __slots__ = ("_added", "_budget", "_dialect", "_dropped", "_held", "_limit", "_size")
+
     def __init__(self, dialect: Dialect, budget: Budget, *, limit: int = LIMIT) -> None:
         self._dialect = dialect
         self._budget = budget

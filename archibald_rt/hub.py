@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from archibald_rt.eventlog import Lasts
 from archibald_rt.events import Emission, Event
 from archibald_rt.protocol import Frames
 from archibald_rt.recent import Recent
@@ -19,15 +20,18 @@ class Hub:
     """The sessions of one server, by user, and what was dispatched to them last.
 
     ``head`` is the seq of the log's last event, so that a restarted server goes on where the
-    one before it stopped. ``recent`` bounds, in bytes, how much of what was dispatched last
+    one before it stopped, and ``lasts`` are whose last was which, as far as that is known.
+    ``recent`` bounds, in bytes, how much of what was dispatched last
     is kept at hand for sessions that catch up.
     """
 
-    def __init__(self, head: int, *, recent: int) -> None:
+    def __init__(self, head: int, *, recent: int, lasts: Lasts | None = None) -> None:
         self._users: dict[str, dict[Session, None]] = {}
         self._count = 0
         self._dispatched = head
-        self._recent = Recent(head, limit=recent)
+        self._recent = Recent(head if lasts is None else lasts.since, limit=recent)
+        if lasts is not None:
+            self._recent.know(lasts.by_user)
         # What the sessions that have gone had counted.
         self._sent_before = 0
         self._dropped_before = 0

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from archibald_rt.events import Event
 
@@ -30,6 +30,11 @@ class Recent:
         self._streams: dict[str | None, _Stream] = {}
         # Whoever is not known had no event after this seq.
         self._unknown_until = head
+
+    def know(self, lasts: Iterable[tuple[str | None, int]]) -> None:
+        """Learn whose last event above ``head`` was which, by seq; before anything is added."""
+        for user, seq in lasts:
+            self._streams[user] = _Stream(seq)
 
     def add(self, user: str | None, event: Event) -> None:
         """Note an event as it is dispatched, for a user or (None) for everybody."""

@@ -9,14 +9,15 @@ from archibald_rt.app import internal_app, public_app
 from archibald_rt.auth import BearerTokens, TokenVerifier
 from archibald_rt.drain import drain
 from archibald_rt.emissions import EmissionReader
-from archibald_rt.errors import ConfigError
-from archibald_rt.eventlog import Retention
+from archibald_rt.errors import ConfigError, LogError
+from archibald_rt.eventlog import EventLog, Lasts, Retention
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
 from archibald_rt.hub import Hub
 from archibald_rt.listen import Endpoint, Listener, descriptors_for_devices, url_of
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
+from archibald_rt.recent import USERS
 from archibald_rt.reception import ClientMessageHook, Reception, Tuning
 from archibald_rt.settings import (
     InternalSettings,
@@ -126,7 +127,7 @@ async def running(
         )
         stamp.not_before(log.last_stamp_ms)
         shutdown = Shutdown()
-        hub = Hub(log.head, recent=RECENT)
+        hub = Hub(log.head, recent=RECENT, lasts=await _lasts(log))
         sweep = Sweep(heartbeat=delivery.heartbeat, stall_timeout=delivery.stall_timeout)
         verifier = TokenVerifier(
             auth.jwt_secret,
@@ -203,6 +204,15 @@ async def running(
         stack.push_async_callback(server.drain)
         server.listen(public, inner, settings, inherited)
         yield server
+
+
+async def _lasts(log: EventLog) -> Lasts | None:
+    """Return what spares devices that come back a look into the log, if that can be read."""
+    try:
+        return await log.lasts(USERS)
+    except LogError:
+        # It is said, and ends the process, when it is read for a device or to be pruned.
+        return None
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -33,6 +33,31 @@ class Session:
     a `LogError`, or a fault of our own.
     """
 
+    __slots__ = (
+        "_began",
+        "_end",
+        "_feed",
+        "_filter_through",
+        "_heartbeat",
+        "_held",
+        "_later_than",
+        "_live",
+        "_log",
+        "_page_bytes",
+        "_page_events",
+        "_pump",
+        "_read",
+        "_replayed",
+        "_told",
+        "connection",
+        "dialect",
+        "dropped",
+        "outbox",
+        "position",
+        "sent",
+        "user",
+    )
+
     def __init__(
         self,
         user: str,

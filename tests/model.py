@@ -23,7 +23,16 @@ from archibald_rt.budget import Budget
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.ends import Resume
 from archibald_rt.errors import EmissionError, LogUnavailableError
-from archibald_rt.eventlog import KeyConflict, Page, Retention, Stored, Turn, retention, schema
+from archibald_rt.eventlog import (
+    KeyConflict,
+    Lasts,
+    Page,
+    Retention,
+    Stored,
+    Turn,
+    retention,
+    schema,
+)
 from archibald_rt.eventlog.base import Step
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.events import (
@@ -548,6 +557,9 @@ class LogView:
         if self._device is not None:
             self._device.page_tick = begun
         return page
+
+    async def lasts(self, count: int) -> Lasts:
+        return await self._log.lasts(count)
 
     def deleted_through(self, user: str) -> int:
         return self._log.deleted_through(user)

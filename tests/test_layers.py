@@ -118,7 +118,7 @@ ALONE = {
     "eventlog": {"bodies", "emissions", "errors", "events", "timestamps"},
     "ends": {"budget", "events"},
     "session": {"ends", "eventlog", "events", "held", "protocol", "timestamps"},
-    "hub": {"events", "protocol", "recent", "session"},
+    "hub": {"eventlog", "events", "protocol", "recent", "session"},
     "settings": {"errors"},
     "auth": {"errors", "events"},
     "origins": set[str](),

@@ -79,6 +79,20 @@ def test_what_was_cleared_is_not_at_hand_but_who_has_it_needs_nothing() -> None:
     assert since(recent, "ann", 3) == [4]
 
 
+def test_what_is_known_from_before_tells_who_needs_nothing() -> None:
+    recent = Recent(3, limit=1000)
+    recent.know([("ann", 5), (None, 6), ("bob", 9)])
+    assert since(recent, "ann", 5) is None
+    assert since(recent, "ann", 6) == []
+    assert since(recent, "bob", 8) is None
+    assert since(recent, "bob", 9) == []
+    assert since(recent, "stranger", 5) is None
+    assert since(recent, "stranger", 6) == []
+    recent.add("ann", event(10))
+    assert since(recent, "ann", 6) == [10]
+    assert since(recent, "ann", 4) is None
+
+
 added = st.lists(
     st.tuples(st.sampled_from(["ann", "bob", "eve", None]), st.integers(0, 12), st.booleans()),
     max_size=40,

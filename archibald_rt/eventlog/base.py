@@ -23,6 +23,16 @@ class Page(msgspec.Struct, frozen=True, gc=False):
     lost: int
 
 
+class Lasts(msgspec.Struct, frozen=True):
+    """Whose last event was which, of everybody who had one above a seq, ``since``.
+
+    ``by_user`` rises by seq; None is for the broadcasts. Events that were deleted count.
+    """
+
+    since: int
+    by_user: Sequence[tuple[str | None, int]]
+
+
 class Stored(msgspec.Struct, frozen=True, gc=False):
     """Where a durable emission stands in the log.
 
@@ -110,6 +120,9 @@ class EventLog(Protocol):
         where there is one. With ``later_than`` (nanoseconds since 1970) it holds only events
         whose own timestamp is later, and may end before it has found any.
         """
+
+    async def lasts(self, count: int) -> Lasts:
+        """Return whose last event was which, as far as the last so many of all tell it."""
 
     def deleted_through(self, user: str) -> int:
         """Return a seq above which nothing of a stream was deleted since the log was opened.

@@ -1,8 +1,9 @@
 """What runs in the threads of the SQLite connections that read: a piece of one user's stream."""
 
 import sqlite3
+from operator import itemgetter
 
-from archibald_rt.eventlog.base import Page
+from archibald_rt.eventlog.base import Lasts, Page
 from archibald_rt.eventlog.transactions import explained, reading
 from archibald_rt.events import Event
 
@@ -28,6 +29,10 @@ FROM ({ROWS})
 
 # Which of so many events is the last.
 LAST = f"SELECT max(seq), count(*) FROM ({ROWS})"  # noqa: S608 - our own text
+
+COMMITS = "SELECT seq, user FROM commits ORDER BY seq DESC LIMIT ?"
+# All watermarks are looked at, some 60 ms for a million users.
+DELETED = "SELECT user, seq FROM watermarks WHERE seq > ?"
 
 LOOKED_AT = 20_000
 """How many events a page looks at where only those later than an instant are wanted: some 5 ms."""
@@ -55,6 +60,22 @@ def page(
             part.narrow(later_than)
         part.read(max_events, max_bytes)
     return Page(part.events, part.reached, part.reached == through, lost)
+
+
+def lasts(connection: sqlite3.Connection, count: int) -> Lasts:
+    """Return whose last event was which at one moment; see `EventLog.lasts`."""
+    by_user: dict[bytes, int] = {}
+    with explained(), reading(connection):
+        rows = connection.execute(COMMITS, (count,)).fetchall()
+        since = rows[-1][0] - 1 if len(rows) == count else 0
+        for seq, user in rows:
+            by_user.setdefault(user, seq)
+        for user, seq in connection.execute(DELETED, (since,)).fetchall():
+            by_user[user] = max(by_user.get(user, 0), seq)
+    ordered = sorted(by_user.items(), key=itemgetter(1))
+    return Lasts(
+        since, [(user.decode(errors="surrogateescape") or None, seq) for user, seq in ordered]
+    )
 
 
 class _Part:

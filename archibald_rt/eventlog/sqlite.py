@@ -15,7 +15,7 @@ import aiosqlite
 
 from archibald_rt.errors import LogBrokenError
 from archibald_rt.eventlog import files, pages, schema, statements
-from archibald_rt.eventlog.base import KeyConflict, Page, Retention, Stored, Turn
+from archibald_rt.eventlog.base import KeyConflict, Lasts, Page, Retention, Stored, Turn
 from archibald_rt.eventlog.deleted import Deleted
 from archibald_rt.eventlog.pruning import Pruning
 from archibald_rt.events import Emission
@@ -116,6 +116,11 @@ class SQLiteLog:
             return await reader.call(
                 pages.page, user.encode(), after, through, max_events, max_bytes, later_than
             )
+
+    async def lasts(self, count: int) -> Lasts:
+        """See `EventLog.lasts`."""
+        async with self._reader() as reader:
+            return await reader.call(pages.lasts, count)
 
     def deleted_through(self, user: str) -> int:
         """See `EventLog.deleted_through`."""

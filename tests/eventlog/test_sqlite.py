@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archibald_rt.errors import LogBrokenError, LogUnavailableError
-from archibald_rt.eventlog import EventLog, KeyConflict, Page, Stored
+from archibald_rt.eventlog import EventLog, KeyConflict, Lasts, Page, Stored
 from archibald_rt.eventlog.pages import JOINED, LAST, LOOKED_AT, ROWS, WATERMARK
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.eventlog.statements import BY_KEY
@@ -355,6 +355,21 @@ async def test_what_was_lost_is_the_higher_of_the_user_s_and_the_broadcasts_wate
         assert (await page(log, "v")).lost == 2
         # It is said whatever the page begins or ends with.
         assert (await page(log, after=5, through=5)).lost == 4
+
+
+@pytest.mark.gen_test
+async def test_whose_last_event_was_which_is_said_with_what_was_deleted(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        assert await log.lasts(5) == Lasts(0, [])
+        await stored(log, *numbered(["u", None, "v", "u", "w", "v"]))
+        lasts = await log.lasts(100)
+        assert lasts == Lasts(0, [(None, 2), ("u", 4), ("w", 5), ("v", 6)])
+        assert await log.lasts(2) == Lasts(4, [("w", 5), ("v", 6)])
+    lose(path, "u", 4)
+    lose(path, "w", 5)
+    async with open_sqlite(path) as log:
+        assert await log.lasts(100) == lasts
+        assert await log.lasts(2) == Lasts(2, [("u", 4), ("w", 5), ("v", 6)])
 
 
 @pytest.mark.gen_test
