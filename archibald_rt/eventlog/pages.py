@@ -73,9 +73,9 @@ def lasts(connection: sqlite3.Connection, count: int) -> Lasts:
         for user, seq in connection.execute(DELETED, (since,)).fetchall():
             by_user[user] = max(by_user.get(user, 0), seq)
     ordered = sorted(by_user.items(), key=itemgetter(1))
-    return Lasts(
-        since, [(user.decode(errors="surrogateescape") or None, seq) for user, seq in ordered]
-    )
+    # What is not UTF-8, in a damaged log, becomes a name that no user can have.
+    names = (user.decode(errors="surrogateescape") or None for user, _ in ordered)
+    return Lasts(since, list(zip(names, (seq for _, seq in ordered), strict=True)))
 
 
 class _Part:
