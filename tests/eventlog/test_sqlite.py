@@ -325,6 +325,16 @@ async def test_a_page_of_events_of_all_sizes_is_within_its_bytes_but_for_the_las
 
 
 @pytest.mark.gen_test
+async def test_a_page_that_is_full_to_the_byte_ends_there(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        await stored(log, *numbered(["u"] * 9), *(emission(payload="10") for _ in range(50)))
+        size = len(emission(payload="10").tail)
+        for count in range(1, 50):
+            read = await page(log, after=9, max_bytes=count * size)
+            assert len(read.events) == count
+
+
+@pytest.mark.gen_test
 async def test_a_page_for_a_user_whose_name_is_longer_than_the_page_may_be(path: Path) -> None:
     async with open_sqlite(path) as log:
         user = "u" * 256
