@@ -16,7 +16,7 @@ from typing import Any
 
 from archibald_rt import timestamps
 from archibald_rt.ends import Feed, Outbox, Resume
-from archibald_rt.eventlog import EventLog, Page
+from archibald_rt.eventlog import EventLog
 from archibald_rt.events import EARLIEST, Cursor, Event
 from archibald_rt.held import HeldEvents
 from archibald_rt.protocol import FRAMING, Dialect, Frames
@@ -200,21 +200,15 @@ class Session:
 
     async def _seek(self, event_id: str, reason: str | None) -> None:
         """Welcome a device just below the first event that is retained, and catch up."""
-
-        def begin(page: Page) -> None:
-            # Where there is none, or it came after the device registered: the seq that was
-            # dispatched then, which it can't have missed.
-            if page.events:
-                self.position = min(self.position, page.events[0].seq - 1)
-            self._welcome(replay=True)
-            if reason is not None:
-                self._push(self.dialect.gap(event_id[:_REQUESTED_SHOWN], None, reason))
-
-        self._read = 0
-        begun = False
-        while not begun:
-            async with self.outbox.room(self._page_bytes) as granted:
-                begun = await self._read_on(granted, begin)
+        # Where there is none, or it came after the device registered: the seq that was
+        # dispatched then, which it can't have missed.
+        first = await self._log.first(self.user)
+        if first is not None:
+            self.position = min(self.position, first - 1)
+        self._read = self.position
+        self._welcome(replay=True)
+        if reason is not None:
+            self._push(self.dialect.gap(event_id[:_REQUESTED_SHOWN], None, reason))
         await self._catch_up()
 
     async def _catch_up(self) -> None:
@@ -222,11 +216,10 @@ class Session:
             async with self.outbox.room(self._page_bytes) as granted:
                 await self._read_on(granted)
 
-    async def _read_on(self, granted: int, begin: Callable[[Page], None] | None = None) -> bool:
+    async def _read_on(self, granted: int) -> None:
         """Write a page of so many bytes, and turn live if that was all there is.
 
-        Says whether it did; ``begin`` is called before. What was read is kept nowhere else once
-        this has returned.
+        What was read is kept nowhere else once this has returned.
         """
         filtered = self._later_than is not None
         through = self._filter_through if filtered else self._feed.dispatched
@@ -243,11 +236,9 @@ class Session:
         if not filtered and through < page.lost <= self._log.head:
             # Deleted above what was asked for: the device may still get it from the feed, so
             # whether it is a loss shows when this has been read again, further.
-            return False
+            return
         # From here on nothing is awaited: what was dispatched by now either lies in the
         # page, or is at hand in the feed, or is handed over once the session is live.
-        if begin is not None:
-            begin(page)
         self._read = page.through
         self._tell_loss(page.lost)
         self._write(page.events)
@@ -255,7 +246,6 @@ class Session:
             self._later_than = None
         elif page.complete:
             self._join(page.through, max(0, granted - _written(page.events)))
-        return True
 
     def _tell_loss(self, lost: int) -> None:
         if lost > max(self.position, self._told):

@@ -558,6 +558,12 @@ class LogView:
             self._device.page_tick = begun
         return page
 
+    async def first(self, user: str) -> int | None:
+        await self._world.gate("before first")
+        seq = await self._log.first(user)
+        await self._world.gate("after first")
+        return seq
+
     async def lasts(self, count: int) -> Lasts:
         return await self._log.lasts(count)
 

@@ -230,10 +230,10 @@ class WideRaces(Promises):
     gates = st.sampled_from(
         [
             frozenset({"before page"}),
-            frozenset({"after page"}),
+            frozenset({"after page", "before first", "after first"}),
             frozenset({"after append"}),
             frozenset({"after append", "before page", "after page"}),
-            frozenset({"before append", "before page", "after page"}),
+            frozenset({"before append", "before page", "after page", "after first"}),
         ]
     )
 

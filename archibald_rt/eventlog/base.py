@@ -121,6 +121,9 @@ class EventLog(Protocol):
         whose own timestamp is later, and may end before it has found any.
         """
 
+    async def first(self, user: str) -> int | None:
+        """Return the seq of the first event of a stream that is retained, None without one."""
+
     async def lasts(self, count: int) -> Lasts:
         """Return whose last event was which, as far as the last so many of all tell it."""
 

@@ -30,6 +30,14 @@ FROM ({ROWS})
 # Which of so many events is the last.
 LAST = f"SELECT max(seq), count(*) FROM ({ROWS})"  # noqa: S608 - our own text
 
+FIRST = """
+SELECT min(seq) FROM (
+    SELECT min(seq) AS seq FROM events WHERE user = :user
+    UNION ALL
+    SELECT min(seq) FROM events WHERE user = x''
+)
+"""
+
 COMMITS = "SELECT seq, user FROM commits ORDER BY seq DESC LIMIT ?"
 # All watermarks are looked at, some 60 ms for a million users.
 DELETED = "SELECT user, seq FROM watermarks WHERE seq > ?"
@@ -60,6 +68,13 @@ def page(
             part.narrow(later_than)
         part.read(max_events, max_bytes)
     return Page(part.events, part.reached, part.reached == through, lost)
+
+
+def first(connection: sqlite3.Connection, user: bytes) -> int | None:
+    """Return the seq of a stream's first event; see `EventLog.first`."""
+    with explained():
+        seq: int | None = connection.execute(FIRST, {"user": user}).fetchone()[0]
+    return seq
 
 
 def lasts(connection: sqlite3.Connection, count: int) -> Lasts:

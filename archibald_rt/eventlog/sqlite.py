@@ -117,6 +117,11 @@ class SQLiteLog:
                 pages.page, user.encode(), after, through, max_events, max_bytes, later_than
             )
 
+    async def first(self, user: str) -> int | None:
+        """See `EventLog.first`."""
+        async with self._reader() as reader:
+            return await reader.call(pages.first, user.encode())
+
     async def lasts(self, count: int) -> Lasts:
         """See `EventLog.lasts`."""
         async with self._reader() as reader:

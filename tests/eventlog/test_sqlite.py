@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from archibald_rt.errors import LogBrokenError, LogUnavailableError
 from archibald_rt.eventlog import EventLog, KeyConflict, Lasts, Page, Stored
-from archibald_rt.eventlog.pages import JOINED, LAST, LOOKED_AT, ROWS, WATERMARK
+from archibald_rt.eventlog.pages import FIRST, JOINED, LAST, LOOKED_AT, ROWS, WATERMARK
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.eventlog.statements import BY_KEY
 from archibald_rt.events import Emission, make_tail
@@ -237,6 +237,7 @@ async def test_users_are_compared_byte_by_byte(path: Path) -> None:
         await stored(log, *numbered(users))
         for seq, user in enumerate(users, 1):
             assert seqs(await page(log, user)) == [seq]
+            assert await log.first(user) == seq
 
 
 @pytest.mark.gen_test
@@ -341,6 +342,17 @@ async def test_a_page_for_a_user_whose_name_is_longer_than_the_page_may_be(path:
         await stored(log, *numbered([user, user]))
         assert seqs(await page(log, user, max_bytes=1)) == [1]
         assert seqs(await page(log, user, max_bytes=100)) == [1, 2]
+
+
+@pytest.mark.gen_test
+async def test_the_first_retained_event_is_the_user_s_own_or_a_broadcast(path: Path) -> None:
+    async with open_sqlite(path) as log:
+        assert await log.first("u") is None
+        await stored(log, *numbered(["v", "u", None]))
+        assert [await log.first(user) for user in ("u", "v", "nobody")] == [2, 1, 3]
+    by_hand(path, "DELETE FROM events WHERE seq = 2")
+    async with open_sqlite(path) as log:
+        assert await log.first("u") == 3
 
 
 @pytest.mark.gen_test
@@ -674,13 +686,15 @@ async def test_a_damaged_page_is_said_and_not_served(path: Path) -> None:
     async with open_sqlite(path) as log:
         with pytest.raises(LogBrokenError, match="SQLITE_CORRUPT"):
             await page(log)
+        with pytest.raises(LogBrokenError, match="SQLITE_CORRUPT"):
+            await log.first("u")
 
 
 # Cost
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("statement", [ROWS, JOINED, LAST, WATERMARK, BY_KEY])
+@pytest.mark.parametrize("statement", [ROWS, JOINED, LAST, FIRST, WATERMARK, BY_KEY])
 @pytest.mark.parametrize("analyzed", [False, True])
 async def test_every_read_is_a_search_in_an_index(
     path: Path, statement: str, *, analyzed: bool
