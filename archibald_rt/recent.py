@@ -1,7 +1,7 @@
 """What was dispatched last, so that who was away for a moment needs nothing from the log."""
 
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 
 from archibald_rt.events import Event
@@ -26,8 +26,9 @@ class Recent:
         self._size = 0
         # By seq, each with the stream it is in.
         self._events: deque[tuple[_Stream, Event]] = deque()
-        # Of each user, and None for the broadcasts; in the order of their last events.
-        self._streams: dict[str | None, _Stream] = {}
+        # Of each user, and None for the broadcasts; in the order of their last events. (A dict
+        # would look at all that has gone before the oldest.)
+        self._streams: OrderedDict[str | None, _Stream] = OrderedDict()
         # Whoever is not known had no event after this seq.
         self._unknown_until = head
 

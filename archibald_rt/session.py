@@ -9,23 +9,21 @@ position is never written.
 """
 
 import asyncio
-import time
-from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from archibald_rt import timestamps
 from archibald_rt.ends import Feed, Outbox, Resume
 from archibald_rt.eventlog import EventLog
 from archibald_rt.events import EARLIEST, Cursor, Event
 from archibald_rt.held import HeldEvents
 from archibald_rt.protocol import FRAMING, Dialect, Frames
+from archibald_rt.writer import Writer
 
 # How much of a cursor that can't be read is told back.
 _REQUESTED_SHOWN = 200
 
 
-class Session:
+class Session(Writer):
     """One device; made by its handler, handed events by the hub.
 
     It takes its position where it is made, so it is to be registered with the hub and started
@@ -34,12 +32,9 @@ class Session:
     """
 
     __slots__ = (
-        "_began",
         "_end",
         "_feed",
         "_filter_through",
-        "_heartbeat",
-        "_held",
         "_later_than",
         "_live",
         "_log",
@@ -47,14 +42,6 @@ class Session:
         "_page_events",
         "_pump",
         "_read",
-        "_replayed",
-        "_told",
-        "connection",
-        "dialect",
-        "dropped",
-        "outbox",
-        "position",
-        "sent",
         "user",
     )
 
@@ -72,40 +59,27 @@ class Session:
         page_bytes: int,
         end: Callable[[BaseException], None],
     ) -> None:
+        super().__init__(
+            dialect,
+            outbox,
+            epoch=log.epoch,
+            position=feed.dispatched,
+            connection=connection,
+            heartbeat=heartbeat,
+        )
         self.user = user
-        self.dialect = dialect
-        self.outbox = outbox
-        self.connection = connection
-        self.position = feed.dispatched
-        """The seq of the last durable event written, at first the welcome's cursor."""
-        self.sent = 0
-        """How many events were put into the outbox."""
-        self.dropped = 0
-        """How many held transient events were given up for want of room."""
-        self._began = time.time()
         self._feed = feed
         self._log = log
-        self._heartbeat = heartbeat
         self._page_events = page_events
         self._page_bytes = page_bytes
         self._end = end
         self._live = False
-        self._held: HeldEvents | None = None
         self._pump: asyncio.Task[None] | None = None
         # Everything of the stream up to here was written, or was not to be.
         self._read = self.position
-        # Losses up to here have been told.
-        self._told = 0
         # Up to here a v1 device is replayed only what is later than its instant.
         self._filter_through = 0
         self._later_than: int | None = None
-        # How many events were replayed; None once rt.live was said.
-        self._replayed: int | None = 0
-
-    @property
-    def since(self) -> str:
-        """When the device connected."""
-        return timestamps.from_epoch(self._began)
 
     @property
     def live(self) -> bool:
@@ -247,12 +221,6 @@ class Session:
         elif page.complete:
             self._join(page.through, max(0, granted - _written(page.events)))
 
-    def _tell_loss(self, lost: int) -> None:
-        if lost > max(self.position, self._told):
-            self._told = lost
-            requested = str(Cursor(self._log.epoch, self.position))
-            self._push(self.dialect.gap(requested, lost, "expired"))
-
     def _join_at_once(self) -> bool:
         """Turn live without a page, if the feed has what the device missed and nothing is lost.
 
@@ -288,52 +256,7 @@ class Session:
         self._live = True
         self._say_live()
 
-    def _write(self, events: Sequence[Event]) -> None:
-        """Write durable events, each behind the held transient ones that belong before it."""
-        parts: list[bytes] = []
-        held, begun = self._held, 0
-        while held is not None and (mark := held.mark) is not None:
-            end = bisect_right(events, mark, begun, key=_seq)
-            if end == len(events):
-                break
-            messages = list(held.take_before(events[end].seq))
-            parts += (self._chain(events[begun:end]), *messages)
-            self.sent += len(messages)
-            begun = end
-        parts.append(self._chain(events[begun:] if begun else events))
-        self._push(b"".join(parts))
-        self.sent += len(events)
-        if self._replayed is not None:
-            self._replayed += len(events)
-
-    def _chain(self, events: Sequence[Event]) -> bytes:
-        """Return durable events that follow one another as they are written."""
-        if not events:
-            return b""
-        data = self.dialect.durables(events, self.position)
-        # A v1 replay lies below the position, which must not go back.
-        self.position = max(self.position, events[-1].seq)
-        return data
-
-    def _welcome(self, *, replay: bool) -> None:
-        self._push(
-            self.dialect.welcome(self.position, self.connection, self._heartbeat, replay=replay)
-        )
-
-    def _say_live(self) -> None:
-        if self._replayed is not None:
-            self._push(self.dialect.live(self.position, self._replayed))
-            self._replayed = None
-
-    def _push(self, data: bytes) -> None:
-        if data:
-            self.outbox.push(data)
-
 
 def _written(events: Sequence[Event]) -> int:
     """Return how many bytes events have as messages, at most."""
     return sum(len(event.tail) + FRAMING for event in events)
-
-
-def _seq(event: Event) -> int:
-    return event.seq

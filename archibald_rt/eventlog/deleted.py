@@ -1,5 +1,7 @@
 """Up to where events were deleted since the log was opened, for who would rather not ask it."""
 
+from collections import OrderedDict
+
 USERS = 10_000
 """Of how many users that is known apart; of all others only what was deleted of any of them."""
 
@@ -13,7 +15,8 @@ class Deleted:
     def __init__(self, *, users: int = USERS) -> None:
         self._users = users
         self._of_all = 0
-        self._of: dict[bytes, int] = {}
+        # Ordered so that the oldest is found at once: a dict looks at all that has gone before it.
+        self._of: OrderedDict[bytes, int] = OrderedDict()
 
     def note(self, user: bytes | None, through: int) -> None:
         """Note that events up to a seq are about to be deleted, of a user or (None) of anybody."""

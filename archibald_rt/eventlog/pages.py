@@ -39,7 +39,7 @@ SELECT min(seq) FROM (
 """
 
 COMMITS = "SELECT seq, user FROM commits ORDER BY seq DESC LIMIT ?"
-# All watermarks are looked at, some 60 ms for a million users.
+# All watermarks are looked at, once a start.
 DELETED = "SELECT user, seq FROM watermarks WHERE seq > ?"
 
 LOOKED_AT = 20_000
