@@ -7,12 +7,15 @@ before it, and what the server says of itself.
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from archibald_rt import timestamps
 from archibald_rt.ends import Outbox
 from archibald_rt.events import Cursor, Event
-from archibald_rt.held import HeldEvents
 from archibald_rt.protocol import Dialect
+
+if TYPE_CHECKING:
+    from archibald_rt.held import HeldEvents
 
 
 class Writer:
