@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from urllib.parse import urlsplit
 
 from archibald_rt.errors import CloseCode
-from faults.connections import ABNORMAL, Connection, abrupt, connect, request_for
+from faults.connections import Connection, abrupt, connect, request_for
 from faults.devices import Place
 from support import PATIENCE, token
 
@@ -158,4 +158,4 @@ class Churn:
     async def _broken_frame(self) -> None:
         connection = await self._live()
         connection.send(_RESERVED, b"")
-        self._expect("broken frame", ABNORMAL, await connection.closed)
+        self._expect("broken frame", CloseCode.PROTOCOL_ERROR, await connection.closed)
