@@ -270,7 +270,7 @@ class SocketHandler(WebSocketHandler):
         """Run at once, for there is nothing to wait for.
 
         Tornado would make it a task, and have the loop watch the socket for the client's end
-        until that has its turn: a fifth of what a connect costs.
+        until that has its turn: a seventh of what a connect cost (427 and 368 us in two runs).
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
