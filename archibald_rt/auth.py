@@ -31,12 +31,15 @@ _LATEST = 253402300799
 class Identity:
     """What a token says of the device that sent it.
 
-    ``expires`` is the token's ``exp`` in seconds since 1970, None if it has none.
+    ``expires`` and ``issued`` are the token's ``exp`` and ``iat`` in seconds since 1970,
+    ``token_id`` is its ``jti``; each is None if the token has none.
     """
 
     user: str
     admin: bool
     expires: float | None
+    issued: float | None = None
+    token_id: str | None = None
 
 
 class TokenVerifier:
@@ -100,11 +103,13 @@ class TokenVerifier:
 
     def _identify(self, token: str) -> Identity:
         claims = self._claims(token)
-        expires = claims.get("exp")
+        token_id = claims.get("jti")
         return Identity(
             self._user(claims),
             self._is_admin(claims),
-            None if expires is None else float(min(int(expires), _LATEST)),
+            _second(claims.get("exp")),
+            _second(claims.get("iat")),
+            None if token_id is None else str(token_id),
         )
 
     def _claims(self, token: str) -> Mapping[str, Any]:
@@ -142,6 +147,11 @@ class TokenVerifier:
     def _is_admin(self, claims: Mapping[str, Any]) -> bool:
         role = claims.get(self._role_claim)
         return role == self._admin_role or (isinstance(role, list) and self._admin_role in role)
+
+
+def _second(claim: Any) -> float | None:
+    """Return a date that PyJWT has checked (RFC 7519, section 2: NumericDate)."""
+    return None if claim is None else float(min(int(claim), _LATEST))
 
 
 class BearerTokens:

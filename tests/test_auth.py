@@ -63,6 +63,11 @@ def test_a_token_names_its_user_and_nothing_more() -> None:
     assert verifier().verify(token("user-1")) == Identity("user-1", admin=False, expires=None)
 
 
+def test_a_token_says_when_it_was_issued_and_which_one_it_is() -> None:
+    identity = verifier().verify(token("user-1", iat=1_700_000_000, jti="a-1"))
+    assert (identity.issued, identity.token_id) == (1_700_000_000.0, "a-1")
+
+
 @pytest.mark.parametrize(
     ("claims", "user"),
     [
