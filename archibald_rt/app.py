@@ -1,5 +1,7 @@
 """The two applications: their routes, as data."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -9,7 +11,7 @@ from archibald_rt.auth import BearerTokens
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.eventlog import EventLog
 from archibald_rt.handlers.admin import ConnectionsHandler, StatsHandler
-from archibald_rt.handlers.base import DateHeader, InternalNotFoundHandler, NotFoundHandler
+from archibald_rt.handlers.base import InternalNotFoundHandler, NotFoundHandler
 from archibald_rt.handlers.emit import (
     BroadcastHandler,
     EmitHandler,
@@ -34,7 +36,7 @@ def public_app(
     """Return what devices talk to. Nothing of the internal application is routed here."""
     dialects = {"v1": V1(), "v2": V2(log.epoch, stamp)}
     counted = {"hub": hub, "order": order, "reception": reception}
-    return Application(
+    return RoutedApplication(
         [
             (r"/ws/realtime", RealtimeHandler, {"reception": reception, **dialects}),
             (r"/healthz", HealthzHandler),
@@ -46,7 +48,24 @@ def public_app(
     )
 
 
-class InternalApplication(Application):
+class RoutedApplication(Application):
+    """Finds the handler of most paths by the path itself: a tenth of what an emission costs."""
+
+    def __init__(self, routes: Sequence[tuple[Any, ...]], **settings: Any) -> None:
+        super().__init__(list(routes), **settings)
+        # A path that is no pattern stands for itself alone.
+        plain = [route for route in routes if re.escape(route[0]) == route[0]]
+        self._by_path = {path: (handler, *given) for path, handler, *given in plain}
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """Return what reads a request."""
+        found = self._by_path.get(request.path)
+        if found is None:
+            return super().find_handler(request, **kwargs)
+        return self.get_handler_delegate(request, *found)
+
+
+class InternalApplication(RoutedApplication):
     """What back ends and operators talk to; `internal_app` makes one."""
 
     def get_handler_delegate(
@@ -83,7 +102,6 @@ def internal_app(
         **tokens,
         "reader": reader,
         "order": order,
-        "date": DateHeader(),
         "epoch": log.epoch,
         "max_body": max_body,
     }

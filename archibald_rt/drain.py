@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 from archibald_rt.errors import CloseCode
-from archibald_rt.listen import Listener
+from archibald_rt.http1.listener import Listener
 from archibald_rt.order import OrderQueue
 from archibald_rt.reception import Device, Reception
 

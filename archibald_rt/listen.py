@@ -1,20 +1,14 @@
 """Listening sockets, by address or by path, and how many descriptors there are for them."""
 
-import asyncio
 import contextlib
 import errno
 import os
 import resource
 import socket
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import structlog
-from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 
 from archibald_rt.errors import ListenError
 
@@ -23,18 +17,6 @@ BACKLOG = 4096
 
 RESERVED_DESCRIPTORS = 100
 """Descriptors that are not for devices: the log, the listeners, back ends' connections."""
-
-
-ACCEPTS = 64
-"""How many connections are taken in one turn of the loop.
-
-All their handshakes come right after it: with thousands, everybody else would wait for seconds.
-"""
-
-ACCEPT_PAUSE = 1.0
-"""For how many seconds no connection is taken when there is no descriptor for it."""
-
-_logger = structlog.stdlib.get_logger("archibald_rt.listen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,96 +108,6 @@ def _bind(host: str, port: int) -> Sequence[socket.socket]:
             raise unavailable
         opened.pop_all()
     return sockets
-
-
-class Listener(HTTPServer):
-    """An HTTP server that pauses while the process has no descriptor left.
-
-    Tornado's own goes on trying, and logs a traceback each time round the loop. And at its end
-    it cuts connections that were accepted and not yet read.
-    """
-
-    def initialize(self, *args: Any, **kwargs: Any) -> None:
-        """Take what `HTTPServer` does."""
-        super().initialize(*args, **kwargs)
-        self._requests: dict[object, HTTPConnection] = {}
-        self._none_left = asyncio.Event()
-
-    def start_request(
-        self, server_conn: object, request_conn: HTTPConnection
-    ) -> HTTPMessageDelegate:
-        """Begin to read a request, the first of a connection or the next."""
-        self._requests[server_conn] = request_conn
-        return super().start_request(server_conn, request_conn)
-
-    def on_close(self, server_conn: object) -> None:
-        """Forget a connection that has ended, or that is a WebSocket from now on."""
-        super().on_close(server_conn)
-        self._requests.pop(server_conn, None)
-        if not self._connections:
-            self._none_left.set()
-
-    def stop(self) -> None:
-        """Take no more connections; those there are end with their next answer.
-
-        The listening sockets are closed; one that another process holds too goes on to gather
-        connections for it. Doing it again does nothing.
-        """
-        super().stop()
-        self.conn_params.no_keep_alive = True
-        for request in self._requests.values():
-            # One whose headers are still to come is told by the parameter above.
-            request._disconnect_on_finish = True  # type: ignore[attr-defined]  # noqa: SLF001 - a request under way has no other way to be the last
-
-    async def over(self, within: float) -> None:
-        """Wait until all connections have ended, for so many seconds; then end those left.
-
-        To be called when it has been stopped.
-        """
-        if self._connections:
-            self._none_left.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._none_left.wait(), within)
-        # All at once: what is given up for one client is not begun for the next.
-        for connection in list(self._connections):
-            connection.stream.close()
-        await self.close_all_connections()
-
-    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
-        """Take the connections that come to these sockets, as `TCPServer.add_sockets`."""
-        for listener in sockets:
-            self._sockets[listener.fileno()] = listener
-            self._handlers[listener.fileno()] = self._accept_from(listener)
-
-    def _accept_from(self, listener: socket.socket) -> Callable[[], None]:
-        loop = asyncio.get_running_loop()
-        pause: asyncio.TimerHandle | None = None
-
-        def accept() -> None:
-            nonlocal pause
-            for _ in range(ACCEPTS):
-                try:
-                    connection, address = listener.accept()
-                except (BlockingIOError, InterruptedError):
-                    return
-                except ConnectionAbortedError:
-                    continue
-                except OSError as error:
-                    _logger.warning(
-                        "can't accept, pausing", reason=error.strerror, seconds=ACCEPT_PAUSE
-                    )
-                    loop.remove_reader(listener)
-                    pause = loop.call_later(ACCEPT_PAUSE, loop.add_reader, listener, accept)
-                    return
-                self._handle_connection(connection, address)
-
-        def stop() -> None:
-            if pause is not None:
-                pause.cancel()
-            loop.remove_reader(listener)
-
-        loop.add_reader(listener, accept)
-        return stop
 
 
 def url_of(sockets: Sequence[socket.socket]) -> str:

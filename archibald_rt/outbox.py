@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import socket
-import ssl
 import sys
 import termios
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from archibald_rt.budget import Bounded, Budget
+from archibald_rt.sockets import FULL, sender_of
 
 NOTSENT_LOWAT = 64 * 1024
 """How many unsent bytes the kernel takes (``TCP_NOTSENT_LOWAT``).
@@ -32,10 +32,6 @@ _LAST_DATA_RECEIVED = 52
 
 
 _NOTHING = memoryview(b"")
-# How many bytes a record of TLS has at most (RFC 8446, section 5.1).
-_RECORD = 16 * 1024
-# What a socket raises that takes nothing more for now; the second with TLS.
-_FULL = (BlockingIOError, ssl.SSLWantWriteError)
 
 _logger = structlog.stdlib.get_logger("archibald_rt.outbox")
 
@@ -100,7 +96,7 @@ class Outbox(Bounded):
     ) -> None:
         super().__init__(budget, limit=limit)
         self._socket = sock
-        self._send = self._send_records if isinstance(sock, ssl.SSLSocket) else sock.send
+        self._send = sender_of(sock)
         self._tick = tick
         self._lost = lost
         self._frames: list[bytes] = []
@@ -143,7 +139,7 @@ class Outbox(Bounded):
         frames.clear()
         try:
             sent = self._send(data)
-        except _FULL:
+        except FULL:
             sent = 0
         except OSError:
             self.fail()
@@ -178,7 +174,7 @@ class Outbox(Bounded):
         data, self._rest = self._rest, _NOTHING
         try:
             sent = self._send(data)
-        except _FULL:
+        except FULL:
             sent = 0
         except OSError:
             self.fail()
@@ -202,19 +198,6 @@ class Outbox(Bounded):
         self._rest, self._spent = rest, spent
         self._taken += sent
         self._release(gone)
-
-    def _send_records(self, data: bytes | memoryview) -> int:
-        """Send as `socket.send` does. TLS would show no progress before the last byte was taken."""
-        sent = 0
-        view = memoryview(data)
-        while sent < len(view):
-            try:
-                sent += self._socket.send(view[sent : sent + _RECORD])
-            except _FULL:
-                if not sent:
-                    raise
-                break
-        return sent
 
     def _stop_waiting(self) -> None:
         if self._waiting:

@@ -13,8 +13,10 @@ from archibald_rt.errors import ConfigError, LogError
 from archibald_rt.eventlog import EventLog, Lasts, Retention
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
+from archibald_rt.http1.listener import Listener
+from archibald_rt.http1.terms import Limits
 from archibald_rt.hub import Hub
-from archibald_rt.listen import Endpoint, Listener, descriptors_for_devices, url_of
+from archibald_rt.listen import Endpoint, descriptors_for_devices, url_of
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.recent import USERS
@@ -177,11 +179,10 @@ async def running(
             TransientTypes(settings.events.transient),
             max_event=settings.events.max_event,
         )
+        timeout = settings.server.handshake_timeout
         public = Listener(
             public_app(reception, hub, order, log, stamp),
-            idle_connection_timeout=settings.server.handshake_timeout or _INTERNAL_IDLE,
-            body_timeout=settings.server.handshake_timeout or None,
-            max_body_size=_PUBLIC_BODY,
+            Limits(head=timeout, idle=timeout, body=timeout, max_body=_PUBLIC_BODY),
         )
         inner = Listener(
             internal_app(
@@ -195,7 +196,7 @@ async def running(
                 read_tokens=BearerTokens(internal.read_tokens),
                 max_body=internal.max_body,
             ),
-            idle_connection_timeout=_INTERNAL_IDLE,
+            Limits(head=_INTERNAL_IDLE, idle=_INTERNAL_IDLE),
         )
         for work in (sweep.run(), upkeep.run()):
             task = asyncio.get_running_loop().create_task(work)

@@ -8,15 +8,12 @@ outbox, and ends as RFC 6455 wants it.
 
 import asyncio
 import socket
-import ssl
 import time
 from collections.abc import Awaitable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import structlog
-from tornado.ioloop import IOLoop
-from tornado.iostream import IOStream
 from tornado.websocket import (
     WebSocketHandler,
     WebSocketProtocol,
@@ -28,6 +25,10 @@ from archibald_rt.budget import Budget
 from archibald_rt.frames import FrameError, FrameReader, close_of, text_of
 from archibald_rt.outbox import Outbox, Tick, seconds_since_received, tune
 from archibald_rt.protocol import CLOSE, PING, PONG, TEXT, frame
+from archibald_rt.sockets import received
+
+if TYPE_CHECKING:
+    from archibald_rt.http1.terms import Taken
 
 LINGER = 2.0
 """For how many seconds what still comes from a client that broke the rules is read and dropped.
@@ -45,7 +46,6 @@ ANSWERS_SURE = 1024
 """So many of them are put in even if the memory of all outboxes is short."""
 
 _READ = 16 * 1024
-_EMPTY = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
 
 _logger = structlog.stdlib.get_logger("archibald_rt.websocket")
 
@@ -184,14 +184,10 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            data = self.socket.recv(_READ)
-            # TLS may hold more than it was asked for, of which the loop knows nothing.
-            while isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
-                data += self.socket.recv(_READ)
-        except _EMPTY:
-            return
+            data = received(self.socket, _READ)
         except OSError:
-            self.abort()
+            data = b""
+        if data is None:
             return
         if not data:
             self.abort()
@@ -309,21 +305,19 @@ class _Upgrade(WebSocketProtocol13):
             return
         handler.set_status(HTTPStatus.SWITCHING_PROTOCOLS)
         answer = self._answer(handler)
-        stream = handler.detach()
+        # A stream, where the connection is one of Tornado's.
+        taken = cast("Taken | None", handler.detach())
         handler.application.log_request(handler)
-        if stream.closed() or stream.writing():
-            # The client has gone, or reads nothing of what it asked for before.
-            stream.close()
+        if taken is None:
             return
-        sock, early = taken_over(stream)
-        connection = handler.connection_on(sock)
+        connection = handler.connection_on(taken.socket)
         connection.outbox.push(answer)
         try:
             owner = handler.accepted(connection)
         except BaseException:
             connection.abort()
             raise
-        connection.start(owner, early)
+        connection.start(owner, taken.early)
 
     def _answer(self, handler: WebSocketHandler) -> bytes:
         lines = [
@@ -337,11 +331,3 @@ class _Upgrade(WebSocketProtocol13):
         if (chosen := handler.select_subprotocol(names)) is not None:
             lines.append(f"Sec-WebSocket-Protocol: {chosen}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def taken_over(stream: IOStream) -> tuple[socket.socket, bytes]:
-    """Return a stream's socket, which is not the stream's any more, and what it had read."""
-    # Its own `read_bytes` would ask the system and the loop for more: 25 us.
-    early = bytes(stream._read_buffer)  # noqa: SLF001 - as said
-    IOLoop.current().remove_handler(stream.socket)
-    return stream.socket, early

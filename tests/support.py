@@ -3,9 +3,10 @@
 import asyncio
 import inspect
 import json
+import resource
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -247,3 +248,14 @@ async def eventually(
             return
         assert time.monotonic() < deadline, "it did not come about"
         await asyncio.sleep(0.01)
+
+
+@contextmanager
+def descriptors(soft: int) -> Iterator[None]:
+    """Let the process open descriptors below a number and no further."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.http1connection import HTTP1Connection
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
-from tornado.iostream import IOStream
 from tornado.netutil import bind_unix_socket
 from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 from archibald_rt import websocket
 from archibald_rt.budget import Budget
+from archibald_rt.http1.connection import RequestConnection
+from archibald_rt.http1.listener import Listener
+from archibald_rt.http1.requests import RequestReader
 from archibald_rt.outbox import Tick
 from archibald_rt.protocol import TEXT, frame
 from archibald_rt.websocket import ANSWERS_LIMIT, ANSWERS_SURE, Connection, SocketHandler
@@ -179,8 +179,8 @@ async def connected(
     listener = bind_unix_socket(path) if path else bind_unused_port()[0]
     budget = budget or Budget(limit=0, largest=LARGEST)
     arguments: dict[str, Any] = {"made": made, "tick": Tick(), "budget": budget}
-    server = HTTPServer(Application([("/ws", Handler, arguments)]))
-    server.add_socket(listener)
+    server = Listener(Application([("/ws", Handler, arguments)]))
+    server.add_sockets([listener])
     sock = socket.socket(listener.family)
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -199,7 +199,7 @@ async def connected(
     finally:
         writer.close()
         server.stop()
-        await server.close_all_connections()
+        await server.over(0)
     # However it ended.
     await eventually(lambda: budget.used == 0)
 
@@ -460,9 +460,9 @@ async def answered(request: bytes) -> bytes:
         "tick": Tick(),
         "budget": Budget(limit=0, largest=LARGEST),
     }
-    server = HTTPServer(Application([("/ws", Handler, arguments)]))
+    server = Listener(Application([("/ws", Handler, arguments)]))
     listener, port = bind_unused_port()
-    server.add_socket(listener)
+    server.add_sockets([listener])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
@@ -474,7 +474,7 @@ async def answered(request: bytes) -> bytes:
     finally:
         writer.close()
         server.stop()
-        await server.close_all_connections()
+        await server.over(0)
         await eventually(lambda: all(owner.closed for owner in made))
 
 
@@ -523,7 +523,7 @@ async def test_nothing_of_the_handshake_is_left_behind_it() -> None:
 
         def left() -> list[object]:
             gc.collect()
-            kinds = (Handler, HTTPServerRequest, HTTP1Connection, IOStream)
+            kinds = (Handler, HTTPServerRequest, RequestConnection, RequestReader)
             return [each for each in gc.get_objects() if isinstance(each, kinds)]
 
         await eventually(lambda: not left())

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from tornado.httputil import (
-    HTTPHeaders,
     HTTPMessageDelegate,
     ResponseStartLine,
 )
@@ -24,7 +23,7 @@ from archibald_rt.errors import (
     QueueFullError,
 )
 from archibald_rt.events import Cursor, Emission, Outcome
-from archibald_rt.handlers.base import DateHeader, InternalHandler
+from archibald_rt.handlers.base import InternalHandler
 from archibald_rt.order import OrderQueue
 
 _OK = ResponseStartLine("HTTP/1.1", HTTPStatus.OK, HTTPStatus.OK.phrase)
@@ -45,7 +44,6 @@ class EmittingHandler(InternalHandler):
         reader: EmissionReader,
         order: OrderQueue,
         *,
-        date: DateHeader,
         epoch: str,
         max_body: int,
     ) -> None:
@@ -53,7 +51,6 @@ class EmittingHandler(InternalHandler):
         super().initialize(emit_tokens, read_tokens)
         self.reader = reader
         self._order = order
-        self._date = date
         self._epoch = epoch
         self._max_body = max_body
 
@@ -62,13 +59,6 @@ class EmittingHandler(InternalHandler):
         self._many = False
         # Tornado sets it in the machinery that `Posting` stands for.
         self._transforms = []
-
-    def clear(self) -> None:
-        """Begin the answer anew, without the headers that most answers need no object for."""
-        self._headers = HTTPHeaders()
-        self._write_buffer = []
-        self._status_code = int(HTTPStatus.OK)
-        self._reason = HTTPStatus.OK.phrase
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body, or drop it where it is of no use."""
@@ -120,10 +110,8 @@ class EmittingHandler(InternalHandler):
     def answer(self, value: Any) -> None:
         """Finish with a value as JSON, in one write and past what no emitter needs of Tornado."""
         body = msgspec.json.encode(value)
-        headers = HTTPHeaders()
+        headers = self._headers
         headers["Content-Type"] = _JSON
-        headers["Cache-Control"] = "no-store"
-        headers["Date"] = self._date()
         headers["Content-Length"] = str(len(body))
         connection: Any = self.request.connection  # an HTTP/1 connection
         connection.set_close_callback(None)
@@ -132,12 +120,6 @@ class EmittingHandler(InternalHandler):
         self._finished = True
         self._log()
         self._break_cycles()
-
-    def problem(self, status: int, detail: str, **members: Any) -> None:
-        """Finish with a problem document; see `BaseHandler.problem`."""
-        self.set_header("Date", self._date())
-        self.set_default_headers()
-        super().problem(status, detail, **members)
 
     def on_connection_close(self) -> None:
         """Do nothing: what was accepted is emitted, whether or not somebody hears of it."""

@@ -1,0 +1,161 @@
+"""Takes connections, and knows those there are until they end or speak another protocol."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+
+import structlog
+from tornado.httputil import HTTPServerConnectionDelegate
+
+from archibald_rt.http1.answers import DateHeader
+from archibald_rt.http1.connection import RequestConnection
+from archibald_rt.http1.terms import Connection, Context, Limits
+from archibald_rt.http1.tls import Handshake
+
+ACCEPTS = 64
+"""How many connections are taken in one turn of the loop.
+
+All their handshakes come right after it: with thousands, everybody else would wait for seconds.
+"""
+
+ACCEPT_PAUSE = 1.0
+"""For how many seconds no connection is taken when there is no descriptor for it."""
+
+LOOK_EVERY = 0.5
+"""How many seconds lie between two looks for clients that took too long."""
+
+_UNKNOWN = "0.0.0.0"  # noqa: S104 - nobody's address, as Tornado has it for sockets without one
+
+_logger = structlog.stdlib.get_logger("archibald_rt.http")
+
+
+class Listener:
+    """Serves an application on listening sockets.
+
+    While the process has no descriptor left it pauses. With ``tls`` connections begin with its
+    handshake, which has to be done within the time for a request's head.
+    """
+
+    def __init__(
+        self,
+        application: HTTPServerConnectionDelegate,
+        limits: Limits | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.stopping = False
+        """Whether every connection ends with its next answer."""
+        self.date = DateHeader()
+        """This moment's `Date` header."""
+        self._application = application
+        self._limits = limits or Limits()
+        self._tls = tls
+        self._connections: dict[Connection, None] = {}
+        self._listening: list[Callable[[], None]] = []
+        self._none_left = asyncio.Event()
+        self._look: asyncio.TimerHandle | None = None
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """Take the connections that come to these sockets."""
+        self._listening += [self._accept_from(listener) for listener in sockets]
+        self._look_later()
+
+    def stop(self) -> None:
+        """Take no more connections; those there are end with their next answer.
+
+        The listening sockets are closed; one that another process holds too goes on to gather
+        connections for it. Doing it again does nothing.
+        """
+        self.stopping = True
+        while self._listening:
+            self._listening.pop()()
+
+    async def over(self, within: float) -> None:
+        """Wait until all connections have ended, for so many seconds; then end those left.
+
+        To be called when it has been stopped.
+        """
+        if self._connections:
+            self._none_left.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_left.wait(), within)
+        # All at once: what is given up for one client is not begun for the next.
+        for connection in list(self._connections):
+            connection.abort()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def gone(self, connection: Connection) -> None:
+        """Forget a connection that has ended, or that speaks another protocol from now on."""
+        self._connections.pop(connection, None)
+        if not self._connections:
+            self._none_left.set()
+
+    def _look_later(self) -> None:
+        if self._look is None:
+            self._look = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        """Time out whoever is due. One look at all costs less than a timer for each request."""
+        now = asyncio.get_running_loop().time()
+        for connection in [each for each in self._connections if each.deadline <= now]:
+            connection.time_out()
+        self._look = None
+        self._look_later()
+
+    def _accept_from(self, listener: socket.socket) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+        pause: asyncio.TimerHandle | None = None
+
+        def accept() -> None:
+            nonlocal pause
+            for _ in range(ACCEPTS):
+                try:
+                    connection, address = listener.accept()
+                except (BlockingIOError, InterruptedError):
+                    return
+                except ConnectionAbortedError:
+                    continue
+                except OSError as error:
+                    _logger.warning(
+                        "can't accept, pausing", reason=error.strerror, seconds=ACCEPT_PAUSE
+                    )
+                    loop.remove_reader(listener)
+                    pause = loop.call_later(ACCEPT_PAUSE, loop.add_reader, listener, accept)
+                    return
+                self._accepted(connection, address)
+
+        def stop() -> None:
+            if pause is not None:
+                pause.cancel()
+            loop.remove_reader(listener)
+            listener.close()
+
+        loop.add_reader(listener, accept)
+        return stop
+
+    def _accepted(self, sock: socket.socket, address: object) -> None:
+        sock.setblocking(False)  # noqa: FBT003 - it has no keyword
+        with_address = isinstance(address, tuple)
+        if with_address:
+            # Answers are written in one piece; nothing is gained by waiting for more.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        remote_ip = address[0] if isinstance(address, tuple) else _UNKNOWN
+        if self._tls is None:
+            self._begin(sock, Context(remote_ip, "http"))
+            return
+
+        def begin(secured: ssl.SSLSocket) -> None:
+            self._begin(secured, Context(remote_ip, "https"))
+
+        handshake = Handshake(sock, self._tls, self._limits.head, begin, self.gone)
+        self._connections[handshake] = None
+        handshake.start()
+
+    def _begin(self, sock: socket.socket, context: Context) -> None:
+        connection = RequestConnection(sock, context, self._application, self._limits, self)
+        self._connections[connection] = None
+        connection.start()
