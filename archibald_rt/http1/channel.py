@@ -23,10 +23,12 @@ class Channel:
     """``got`` is called with what has come, ``ended`` once when it is over.
 
     The socket doesn't block. While something waits for a client to read it, that may take
-    ``patience`` seconds from one step to the next. ``deadline`` is by the loop's clock.
+    ``patience`` seconds from one step to the next; ``drained`` is called when nothing does any
+    more, to say what is expected then. ``deadline`` is by the loop's clock.
     """
 
     __slots__ = (
+        "_drained",
         "_ended",
         "_got",
         "_loop",
@@ -45,6 +47,7 @@ class Channel:
         *,
         got: Callable[[bytes], None],
         ended: Callable[[], None],
+        drained: Callable[[], None],
         patience: float,
     ) -> None:
         self.closed = False
@@ -55,6 +58,7 @@ class Channel:
         self._socket = sock
         self._got = got
         self._ended = ended
+        self._drained = drained
         self._patience = patience
         self._writer = AnswerWriter(sock, progress=self._progress, lost=self.abort)
         self._reading = False
@@ -126,13 +130,15 @@ class Channel:
     def _let_go(self) -> None:
         """Keep nothing that keeps this: no garbage is to be looked for."""
         self._writer.close()
-        self._got, self._ended = _drop, _nothing
+        self._got, self._ended, self._drained = _drop, _nothing, _nothing
 
     def _progress(self) -> None:
         if self._writer.pending:
             self.expect(self._patience)
+        elif self._parted:
+            self.expect(LINGER)
         else:
-            self.expect(LINGER if self._parted else self._patience)
+            self._drained()
 
     def _readable(self) -> None:
         try:

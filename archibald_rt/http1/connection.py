@@ -49,7 +49,13 @@ class RequestConnection(HTTPConnection):
         self._limits = limits
         self._owner = owner
         self._requests = RequestReader(max_body=limits.max_body)
-        self._channel = Channel(sock, got=self._got, ended=self._ended, patience=limits.idle)
+        self._channel = Channel(
+            sock,
+            got=self._got,
+            ended=self._ended,
+            drained=self._drained,
+            patience=limits.idle,
+        )
         self._exchange: Exchange | None = None
         self._close_callback: Callable[[], None] | None = None
         # What a part of the request made the application wait for.
@@ -166,15 +172,16 @@ class RequestConnection(HTTPConnection):
         if self._going_on:
             return
         self._going_on = True
-        while self._requests.parts and not self._busy:
-            try:
+        try:
+            while self._requests.parts and not self._busy:
                 self._take()
-            except HTTPInputError as error:
-                self._refuse(Breach(HTTPStatus.BAD_REQUEST, str(error)))
-            except Exception:
-                _logger.exception("fault in a request", address=self.context.remote_ip)
-                self._channel.abort()
-        self._going_on = False
+        except HTTPInputError as error:
+            self._refuse(Breach(HTTPStatus.BAD_REQUEST, str(error)))
+        except Exception:
+            _logger.exception("fault in a request", address=self.context.remote_ip)
+            self._channel.abort()
+        finally:
+            self._going_on = False
         if not self._requests.parts:
             self._channel.read()
 
@@ -206,6 +213,7 @@ class RequestConnection(HTTPConnection):
         exchange = self._exchange = Exchange(head, delegate)
         self._channel.expect(self._limits.body)
         self._wait_for(delegate.headers_received(head.start_line, head.headers))
+        exchange.heard = True
         if head.expects_leave and not (self._requests.parts or exchange.begun):
             # The client waits for it with its body (RFC 9110, section 10.1.1).
             self._channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -234,7 +242,7 @@ class RequestConnection(HTTPConnection):
         if exchange is None or not exchange.begun:
             self._channel.write(malformed(breach.status, breach.detail))
         self._part()
-        if exchange is not None and not exchange.answered:
+        if exchange is not None and exchange.heard and not exchange.answered:
             exchange.delegate.on_connection_close()
 
     def _part(self) -> None:
@@ -265,13 +273,18 @@ class RequestConnection(HTTPConnection):
 
     # The end.
 
+    def _drained(self) -> None:
+        """Wait for the next request, or for the application to go on with its answer."""
+        self._channel.expect(self._limits.idle if self._exchange is None else 0)
+
     def _ended(self) -> None:
         exchange, callback = self._exchange, self._close_callback
         self._forget()
         try:
             # One of them, as Tornado has it: while the request is read, or afterwards.
             if exchange is not None and not exchange.complete:
-                exchange.delegate.on_connection_close()
+                if exchange.heard:
+                    exchange.delegate.on_connection_close()
             elif callback is not None:
                 callback()
         except Exception:

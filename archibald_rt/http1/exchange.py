@@ -12,11 +12,23 @@ _BODILESS = frozenset({204, 304})
 class Exchange:
     """A request whose head was read, ``delegate`` takes the rest."""
 
-    __slots__ = ("_chunked", "answered", "begun", "complete", "delegate", "dropped", "head", "last")
+    __slots__ = (
+        "_chunked",
+        "answered",
+        "begun",
+        "complete",
+        "delegate",
+        "dropped",
+        "head",
+        "heard",
+        "last",
+    )
 
     def __init__(self, head: Head, delegate: HTTPMessageDelegate) -> None:
         self.head = head
         self.delegate = delegate
+        self.heard = False
+        """Whether the delegate took the head, and is to hear of the end."""
         self.complete = False
         """Whether the request was read to its end."""
         self.begun = False

@@ -126,7 +126,12 @@ class Listener:
                     loop.remove_reader(listener)
                     pause = loop.call_later(ACCEPT_PAUSE, loop.add_reader, listener, accept)
                     return
-                self._accepted(connection, address)
+                try:
+                    self._accepted(connection, address)
+                except OSError as error:
+                    # The client has gone by now.
+                    _logger.debug("can't begin", reason=str(error))
+                    connection.close()
 
         def stop() -> None:
             if pause is not None:

@@ -94,7 +94,7 @@ class RequestReader:
     @property
     def begun(self) -> bool:
         """Whether a part of a head has come."""
-        return self._since > 0
+        return self._parser is not None and self._since > 0
 
     def allow_body(self, size: int) -> None:
         """Let the bodies of this connection have so many bytes, 0 for any number."""

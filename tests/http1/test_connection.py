@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tornado.web import Application, RequestHandler, stream_request_body
 
-from archibald_rt.http1 import connection, listener
+from archibald_rt.http1 import channel, connection, listener
 from archibald_rt.http1.listener import Listener
 from archibald_rt.http1.terms import Limits
 from archibald_rt.listen import Endpoint
@@ -44,6 +44,13 @@ class Handler(RequestHandler):
                 for _ in range(LARGE // 2**18):
                     self.write(bytes(2**18))
                     await self.flush()
+            case "/large/pause":
+                self.set_header("Content-Length", LARGE + 4)
+                self.write(bytes(LARGE))
+                await self.flush()
+                # Twice as long as an idle client may be.
+                await asyncio.sleep(0.4)
+                self.finish("more")
             case "/header":
                 self.add_header("A", "b")
                 self._headers["C"] = "d\r\nE: f"
@@ -424,6 +431,8 @@ async def test_a_handler_hears_that_the_rest_of_its_body_will_not_come() -> None
 async def test_what_is_no_request_is_answered_with_a_problem_document(
     data: bytes, status: int
 ) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     async with serving(Limits(max_body=1000)) as served:
         client = await served.connect()
         # More of it may be under way than is read.
@@ -435,6 +444,34 @@ async def test_what_is_no_request_is_answered_with_a_problem_document(
         assert problem["status"] == status
         assert problem["detail"]
         assert await client.rest() == b""
+        assert faults == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("often")
+async def test_who_is_refused_in_the_middle_of_a_head_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channel, "LINGER", 0.1)
+    async with serving(Limits(head=5.0)) as served:
+        client = await served.connect()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"a" * 200_000)
+        assert (await client.answer())[0] == 431
+        # Not closed by the client, so it is the time to linger that is over.
+        assert await client.rest() == b""
+        await eventually(lambda: tcp_state(client) != ESTABLISHED)
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("often")
+async def test_a_handler_that_pauses_in_its_answer_is_not_cut_off() -> None:
+    async with serving(Limits(idle=0.2)) as served:
+        client = await served.connect(receive_buffer=4096)
+        client.ask(b"/large/pause")
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            await client.reader.readuntil(b"\r\n\r\n")
+            await client.reader.readexactly(LARGE)
+            assert await client.reader.readexactly(4) == b"more"
 
 
 @pytest.mark.gen_test
