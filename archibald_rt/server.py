@@ -183,6 +183,7 @@ async def running(
         public = Listener(
             public_app(reception, hub, order, log, stamp),
             Limits(head=timeout, idle=timeout, body=timeout, max_body=_PUBLIC_BODY),
+            most=max(possible // 2, 1),
         )
         inner = Listener(
             internal_app(

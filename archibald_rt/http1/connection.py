@@ -67,6 +67,11 @@ class RequestConnection(HTTPConnection):
         """When `time_out` is to be called, by the loop's clock."""
         return self._channel.deadline
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was asked is being worked on."""
+        return self._exchange is None
+
     def start(self) -> None:
         """Begin to read."""
         self._channel.expect(self._limits.head)

@@ -35,7 +35,9 @@ class Listener:
     """Serves an application on listening sockets.
 
     While the process has no descriptor left it pauses. With ``tls`` connections begin with its
-    handshake, which has to be done within the time for a request's head.
+    handshake, which has to be done within the time for a request's head. Of ``most`` connections
+    (0 for any number) the one that has asked nothing for longest makes room for a new one, so
+    that strangers who only hold theirs open can't take all descriptors.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Listener:
         limits: Limits | None = None,
         *,
         tls: ssl.SSLContext | None = None,
+        most: int = 0,
     ) -> None:
         self.stopping = False
         """Whether every connection ends with its next answer."""
@@ -52,6 +55,7 @@ class Listener:
         self._application = application
         self._limits = limits or Limits()
         self._tls = tls
+        self._most = most
         self._connections: dict[Connection, None] = {}
         self._listening: list[Callable[[], None]] = []
         self._none_left = asyncio.Event()
@@ -142,7 +146,15 @@ class Listener:
         loop.add_reader(listener, accept)
         return stop
 
+    def _make_room(self) -> None:
+        """Part from the one that has been there longest and has asked nothing."""
+        oldest = next((each for each in self._connections if each.idle), None)
+        if oldest is not None:
+            oldest.abort()
+
     def _accepted(self, sock: socket.socket, address: object) -> None:
+        if self._most and len(self._connections) >= self._most:
+            self._make_room()
         sock.setblocking(False)  # noqa: FBT003 - it has no keyword
         with_address = isinstance(address, tuple)
         if with_address:

@@ -41,6 +41,10 @@ class Connection(Protocol):
     def deadline(self) -> float:
         """When it is to be timed out, by the loop's clock."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was asked is being worked on."""
+
     def time_out(self) -> None:
         """End it, for its client took too long."""
 

@@ -26,6 +26,8 @@ class Handshake:
         done: Callable[[ssl.SSLSocket], None],
         gone: Callable[["Handshake"], None],
     ) -> None:
+        self.idle = True
+        """Nothing was asked yet."""
         self._loop = asyncio.get_running_loop()
         self.deadline = self._loop.time() + seconds if seconds else math.inf
         self._socket = context.wrap_socket(

@@ -214,3 +214,30 @@ async def test_what_a_listener_gives_up_for_one_client_is_not_begun_for_the_next
         assert await reader.read() == b""
         writer.close()
     assert len(begun) == 1
+
+
+@pytest.mark.gen_test
+async def test_those_who_ask_nothing_make_room_for_others_the_oldest_first() -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+    waiting_for = {"begun": begun, "gate": gate}
+    routes = Application([("/", Answering), ("/wait", Waiting, waiting_for)])
+    server = Listener(routes, most=3)
+    sockets = Endpoint("127.0.0.1", 0).bind()
+    server.add_sockets(sockets)
+    at = sockets[0].getsockname()
+    waiting = await asyncio.open_connection(*at)
+    waiting[1].write(REQUEST % b"/wait")
+    await begun.wait()
+    silent = [await asyncio.open_connection(*at) for _ in range(2)]
+    # The first of the silent ones goes for it, the one that waits for its answer stays.
+    asking = await asyncio.open_connection(*at)
+    assert await silent[0][0].read() == b""
+    for reader, writer in (asking, silent[1]):
+        writer.write(REQUEST % b"/")
+        assert (await reader.readuntil(b"here")).startswith(b"HTTP/1.1 200")
+    gate.set()
+    await waiting[0].readuntil(b"at last")
+    for _, writer in (waiting, asking, *silent):
+        writer.close()
+    server.stop()
+    await server.over(0)
