@@ -31,8 +31,8 @@ _LATEST = 253402300799
 class Identity:
     """What a token says of the device that sent it.
 
-    ``expires`` and ``issued`` are the token's ``exp`` and ``iat`` in seconds since 1970,
-    ``token_id`` is its ``jti``; each is None if the token has none.
+    ``expires`` and ``issued`` are the token's ``exp`` (the whole seconds of it) and ``iat`` in
+    seconds since 1970, ``token_id`` is its ``jti``; each is None if the token has none.
     """
 
     user: str
@@ -108,7 +108,7 @@ class TokenVerifier:
             self._user(claims),
             self._is_admin(claims),
             _second(claims.get("exp")),
-            _second(claims.get("iat")),
+            _moment(claims.get("iat")),
             None if token_id is None else str(token_id),
         )
 
@@ -152,6 +152,15 @@ class TokenVerifier:
 def _second(claim: Any) -> float | None:
     """Return a date that PyJWT has checked (RFC 7519, section 2: NumericDate)."""
     return None if claim is None else float(min(int(claim), _LATEST))
+
+
+def _moment(claim: Any) -> float | None:
+    """Return such a date with its fraction: a revocation may lie within the same second."""
+    if claim is None:
+        return None
+    number = float(claim) if isinstance(claim, str) else claim
+    # An integer may be larger than any float.
+    return float(max(-_LATEST, min(number, _LATEST)))
 
 
 class BearerTokens:

@@ -30,6 +30,8 @@ _T = TypeVar("_T")
 
 EventType = Annotated[str, Meta(min_length=1, max_length=128)]
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
+# Whatever their issuer puts there: control characters, too.
+TokenId = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,9 +68,30 @@ class ResultsBody(msgspec.Struct, frozen=True):
     results: list[ResultBody]
 
 
+class DisconnectBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /internal/users/<id>/disconnect``."""
+
+    revokeBefore: str | UnsetType = UNSET  # noqa: N815 - the name on the wire
+
+
+class RevokeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /internal/tokens/revoke``."""
+
+    jti: TokenId
+    expires: str
+
+
+class DisconnectedBody(msgspec.Struct, frozen=True):
+    """How many devices were disconnected."""
+
+    disconnected: int
+
+
 _emission = msgspec.json.Decoder(EmissionBody)
 _batch = msgspec.json.Decoder(list[EmissionBody])
 _broadcast = msgspec.json.Decoder(BroadcastBody)
+_disconnect = msgspec.json.Decoder(DisconnectBody)
+_revoke = msgspec.json.Decoder(RevokeBody)
 
 
 def decode_emission(data: bytes, *, path: str = "") -> EmissionBody:
@@ -84,6 +107,16 @@ def decode_batch(data: bytes) -> list[EmissionBody]:
 def decode_broadcast(data: bytes) -> BroadcastBody:
     """Decode an emission without a user. Raises `EmissionError`."""
     return decode(_broadcast, data)
+
+
+def decode_disconnect(data: bytes) -> DisconnectBody:
+    """Decode how a user is to be disconnected, nothing being `{}`. Raises `EmissionError`."""
+    return decode(_disconnect, data) if data else DisconnectBody()
+
+
+def decode_revoke(data: bytes) -> RevokeBody:
+    """Decode which token is to be revoked. Raises `EmissionError`."""
+    return decode(_revoke, data)
 
 
 def events_body(epoch: str, events: Sequence[Event], following: int | None) -> bytes:

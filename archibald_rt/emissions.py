@@ -190,12 +190,12 @@ def check_nesting(payload: bytes) -> None:
         raise _bad("payload", f"nested deeper than {MAX_NESTING} levels")
 
 
-def instant_of(timestamp: str) -> int:
+def instant_of(timestamp: str, field: str = "timestamp") -> int:
     """Return a timestamp in nanoseconds since 1970. Raises `EmissionError`."""
     try:
         return timestamps.parse(timestamp)
     except ValueError as error:
-        raise _bad("timestamp", str(error)) from None
+        raise _bad(field, str(error)) from None
 
 
 def _nesting_exceeds(payload: bytes, limit: int) -> bool:

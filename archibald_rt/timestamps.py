@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 _NANOSECONDS = 1_000_000_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
@@ -75,6 +75,14 @@ def from_epoch(seconds: float) -> str:
     """Write an instant, in seconds since 1970, as RFC 3339 in UTC with milliseconds."""
     whole = datetime.fromtimestamp(seconds, UTC)
     return whole.strftime("%Y-%m-%dT%H:%M:%S.") + f"{whole.microsecond // 1000:03d}Z"
+
+
+def from_nanoseconds(instant: int) -> str:
+    """Write an instant, in nanoseconds since 1970, as `parse` reads it back."""
+    second, fraction = divmod(instant, _NANOSECONDS)
+    # Not `fromtimestamp`, which has no dates before 1970 everywhere.
+    whole = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
 
 
 def _since_boot() -> float:

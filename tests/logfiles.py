@@ -7,8 +7,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from archibald_rt.eventlog import files, schema, statements
+from archibald_rt.eventlog import files, revoked, schema, statements
 from archibald_rt.events import Emission, make_tail
+from archibald_rt.revocations import Revocation
 from archibald_rt.timestamps import parse
 
 STAMP = "2026-01-01T00:00:00Z"
@@ -42,6 +43,20 @@ def held(path: Path) -> Iterator[sqlite3.Connection]:
     """Hold a log as a server does, and yield the connection that writes."""
     with files.exclusive(path), closing(schema.open_writer(path)) as connection:
         yield connection
+
+
+def downgrade(connection: sqlite3.Connection) -> None:
+    """Make a log one of version 1, which knew of no revocations."""
+    connection.execute("DROP TABLE revoked_users")
+    connection.execute("DROP TABLE revoked_tokens")
+    connection.execute("PRAGMA user_version = 1")
+
+
+def revoke(path: Path, *revocations: Revocation) -> None:
+    """Commit revocations in a log that is closed."""
+    with closing(schema.open_writer(path)) as connection:
+        for each in revocations:
+            revoked.write(connection, each)
 
 
 def append(path: Path, *emissions: Emission, committed: int = COMMITTED) -> None:

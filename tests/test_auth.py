@@ -69,6 +69,23 @@ def test_a_token_says_when_it_was_issued_and_which_one_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("iat", "issued"),
+    [
+        (1_700_000_000.5, 1_700_000_000.5),
+        (-0.5, -0.5),
+        ("1700000000", 1_700_000_000.0),
+        (-(10**400), -253402300799.0),
+        ("-" + "9" * 400, -253402300799.0),
+    ],
+)
+def test_the_fraction_of_a_second_counts_in_when_a_token_was_issued(
+    iat: object, issued: float
+) -> None:
+    # A revocation may lie within the same second.
+    assert verifier().verify(token("user-1", iat=iat)).issued == issued
+
+
+@pytest.mark.parametrize(
     ("claims", "user"),
     [
         ({"userId": "a", "sub": "b"}, "a"),

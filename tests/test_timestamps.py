@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archibald_rt.timestamps import Stamper, SteadyClock, from_epoch, parse, parse_lenient
+from archibald_rt.timestamps import (
+    Stamper,
+    SteadyClock,
+    from_epoch,
+    from_nanoseconds,
+    parse,
+    parse_lenient,
+)
 
 SECOND = 1_000_000_000
 NEW_YEAR = 1_767_225_600 * SECOND  # 2026-01-01T00:00:00Z
@@ -201,3 +208,13 @@ def test_stamps_never_fall_and_each_says_its_own_instant(readings: list[float]) 
     assert [instant for _, instant in stamps] == sorted(instant for _, instant in stamps)
     for text, instant in stamps:
         assert text == "" or parse(text) == instant
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_an_instant_is_read_back_as_it_was_written(instant: int) -> None:
+    assert parse(from_nanoseconds(instant)) == instant
+
+
+def test_an_instant_is_written_with_nine_decimals_in_utc() -> None:
+    assert from_nanoseconds(NEW_YEAR + 5) == "2026-01-01T00:00:00.000000005Z"
+    assert from_nanoseconds(-1) == "1969-12-31T23:59:59.999999999Z"

@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from archibald_rt.events import Emission, Event
+from archibald_rt.revocations import Revocation
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
@@ -148,6 +149,21 @@ class EventLog(Protocol):
         """Delete a user's own events of before the first step; returns how many there were.
 
         Works in steps as `prune` does. Once this has returned, no page holds any of them.
+        """
+
+    async def revocations(self) -> Sequence[Revocation]:
+        """Return all revocations that are kept; to be called before the first device comes."""
+
+    async def revoke(self, revocation: Revocation, turn: Turn) -> None:
+        """Commit a revocation in a step run by `turn`; on return it is on disk.
+
+        Where the same user or token is revoked already, the later moment counts.
+        """
+
+    async def forget_revoked(self, expired_before: int, turn: Turn) -> None:
+        """Delete the revocations of tokens that expired before a moment, in steps as `prune`.
+
+        The moment is in nanoseconds since 1970. Those of users stay for good.
         """
 
     async def size(self) -> int:

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Raw
 
 from archibald_rt.emissions import instant_of
-from archibald_rt.errors import EmissionError
-from archibald_rt.eventlog import schema
+from archibald_rt.errors import EmissionError, LogBrokenError
+from archibald_rt.eventlog import revoked, schema
 from archibald_rt.eventlog.access import Progress, Source, read_access, unheard
 from archibald_rt.eventlog.ndjson import EPOCH, MAX_MILLISECONDS
 from archibald_rt.eventlog.transactions import reading
@@ -72,6 +72,7 @@ def check(path: Path, *, full: bool = False, progress: Progress = unheard) -> It
             yield from faults
             return
         yield from _of_meta(connection)
+        yield from _of_revocations(connection)
         # What a server appends from here on is not looked at, or there might be no end.
         (through,) = connection.execute(_HIGHEST).fetchone()
         (total,) = connection.execute("SELECT count(*) FROM commits").fetchone()
@@ -120,6 +121,14 @@ def _of_meta(connection: sqlite3.Connection) -> Iterator[str]:
         yield f"the epoch {_shown(row[0])} can't be a part of a cursor"
     if highest > head:
         yield f"seq {highest} was given, but the next would be {head + 1}"
+
+
+def _of_revocations(connection: sqlite3.Connection) -> Iterator[str]:
+    try:
+        with reading(connection):
+            revoked.stored(connection)
+    except LogBrokenError as error:
+        yield str(error)
 
 
 def _of_commits(

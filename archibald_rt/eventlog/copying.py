@@ -162,5 +162,9 @@ def _copy_commits(connection: sqlite3.Connection, head: int, total: int, heard: 
 
 
 def _others(connection: sqlite3.Connection) -> list[str]:
-    tables = connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")
+    # A log that no server of this release has run on may lack some.
+    tables = connection.execute(
+        "SELECT name FROM main.sqlite_master WHERE type = 'table'"
+        " INTERSECT SELECT name FROM source.sqlite_master"
+    )
     return [name for (name,) in tables if name not in _APART]

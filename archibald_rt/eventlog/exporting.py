@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from archibald_rt.errors import LogCopyError
-from archibald_rt.eventlog import schema
+from archibald_rt.eventlog import revoked, schema
 from archibald_rt.eventlog.access import Progress, read_access, unheard
 from archibald_rt.eventlog.ndjson import Header, Line, Watermark, write_event, write_header
 from archibald_rt.eventlog.transactions import reading
@@ -77,11 +77,12 @@ class _Exporting:
         with reading(self._connection):
             self.head = schema.read_head(self._connection)
             epoch = schema.read_epoch(self._connection)
+            revocations = revoked.stored(self._connection)
             first, last = self._connection.execute(_FIRST_AND_LAST).fetchone()
             known = watermarks = self._watermarks(first)
             # With the first event in it, if there is one: a line that can say what is lost.
             lines, reached = self._step((first or 1) - 1)
-        yield write_header(Header(epoch, self.head, last or 0, known))
+        yield write_header(Header(epoch, self.head, last or 0, known, revocations))
         (total,) = self._connection.execute(_COUNT).fetchone()
         held: Line | None = None
         while reached is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from archibald_rt.errors import EmissionError, LogCopyError, LogOpenError
-from archibald_rt.eventlog import files, schema
+from archibald_rt.eventlog import files, revoked, schema
 from archibald_rt.eventlog.access import Progress, permissions, unheard
 from archibald_rt.eventlog.copying import drop_what_is_gone, fast_and_new, finish, set_head
 from archibald_rt.eventlog.ndjson import Header, Line, read_event, read_header
@@ -107,6 +107,8 @@ class _Importing:
         except EmissionError as error:
             raise LogCopyError(f"line {self._number}: {error.detail}") from None
         self._connection.executemany("INSERT INTO watermarks VALUES (?, ?)", watermarks.items())
+        for revocation in header.revocations:
+            revoked.insert(self._connection, revocation)
         drop_what_is_gone(self._connection)
         set_head(self._connection, header.head)
         self._connection.execute("COMMIT")

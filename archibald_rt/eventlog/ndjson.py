@@ -11,10 +11,12 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from archibald_rt.bodies import EventType, Key, decode
+from archibald_rt import timestamps
+from archibald_rt.bodies import EventType, Key, TokenId, decode
 from archibald_rt.emissions import check_name, check_nesting, check_type, check_user, instant_of
 from archibald_rt.errors import EmissionError
 from archibald_rt.events import make_tail
+from archibald_rt.revocations import Revocation, TokenRevocation, UserRevocation
 
 FORMAT = "archibald-rt log"
 """What the first line says of itself."""
@@ -50,6 +52,7 @@ class Header(msgspec.Struct, frozen=True):
     head: int
     last: int
     watermarks: Sequence[Watermark]
+    revocations: Sequence[Revocation] = ()
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
@@ -75,6 +78,9 @@ class _HeaderLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head: _SeqOrNone
     last: _SeqOrNone
     watermarks: _Pairs
+    # Each only where there are any: a release that can't heed them refuses the line.
+    revokedUsers: list[tuple[str, str]] | UnsetType = UNSET  # noqa: N815 - the name on the wire
+    revokedTokens: list[tuple[TokenId, str]] | UnsetType = UNSET  # noqa: N815 - as above
 
 
 class _EventLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,8 +101,25 @@ _event = msgspec.json.Decoder(_EventLine)
 
 def write_header(header: Header) -> bytes:
     """Write the line about the log."""
+    users = [
+        (each.user, timestamps.from_nanoseconds(each.before))
+        for each in header.revocations
+        if isinstance(each, UserRevocation)
+    ]
+    tokens = [
+        (each.token_id, timestamps.from_nanoseconds(each.expires))
+        for each in header.revocations
+        if isinstance(each, TokenRevocation)
+    ]
     line = _HeaderLine(
-        FORMAT, VERSION, header.epoch, header.head, header.last, _pairs(header.watermarks)
+        FORMAT,
+        VERSION,
+        header.epoch,
+        header.head,
+        header.last,
+        _pairs(header.watermarks),
+        users or UNSET,
+        tokens or UNSET,
     )
     return _encode(line) + b"\n"
 
@@ -123,7 +146,8 @@ def read_header(data: bytes) -> Header:
         )
     if line.last > line.head:
         raise EmissionError("last: expected one not above head", field="last")
-    return Header(line.epoch, line.head, line.last, _watermarks(line.watermarks, line.head))
+    watermarks = _watermarks(line.watermarks, line.head)
+    return Header(line.epoch, line.head, line.last, watermarks, _revocations(line))
 
 
 def read_event(data: bytes, head: int) -> Line:
@@ -170,6 +194,19 @@ def _watermarks(pairs: _Pairs, head: int) -> list[Watermark]:
             raise EmissionError(f"{place}: expected none above {head}, the log's head", field=place)
         found[name] = seq
     return list(found.items())
+
+
+def _revocations(line: _HeaderLine) -> Sequence[Revocation]:
+    found: list[Revocation] = []
+    for index, (user, before) in enumerate([] if line.revokedUsers is UNSET else line.revokedUsers):
+        place = f"revokedUsers[{index}]"
+        check_user(place, user)
+        found.append(UserRevocation(user, instant_of(before, place)))
+    tokens = [] if line.revokedTokens is UNSET else line.revokedTokens
+    for index, (token_id, expires) in enumerate(tokens):
+        instant = instant_of(expires, f"revokedTokens[{index}]")
+        found.append(TokenRevocation(token_id, instant))
+    return tuple(found)
 
 
 def _utf8(data: bytes) -> bytes:

@@ -11,8 +11,11 @@ from archibald_rt.eventlog.files import explained
 APPLICATION_ID = 0x41525431
 """Marks a SQLite file as a log of ours (``PRAGMA application_id``; the letters ``ART1``)."""
 
-VERSION = 1
-"""The version of the tables (``PRAGMA user_version``)."""
+VERSION = 2
+"""The version of the tables (``PRAGMA user_version``).
+
+What was added since 1 a start adds; a release that can't heed it refuses the file.
+"""
 
 EVERYBODY = b""
 """The user of a broadcast. No id is empty, so no user's events can be mistaken for one."""
@@ -58,6 +61,20 @@ CREATE TABLE watermarks (
     user BLOB PRIMARY KEY,
     seq INTEGER NOT NULL
 ) WITHOUT ROWID;
+"""
+
+# Since version 2: tokens that are refused. All moments are in nanoseconds since 1970.
+_REVOCATIONS = """
+CREATE TABLE revoked_users (
+    user BLOB PRIMARY KEY,
+    before INTEGER NOT NULL      -- tokens issued earlier are refused
+) WITHOUT ROWID;
+
+CREATE TABLE revoked_tokens (
+    token BLOB PRIMARY KEY,      -- its jti, in UTF-8
+    expires INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX revoked_tokens_by_expiry ON revoked_tokens (expires);
 """
 
 
@@ -132,11 +149,24 @@ def create(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.executescript("BEGIN IMMEDIATE;" + _TABLES)
+    connection.executescript("BEGIN IMMEDIATE;" + _TABLES + _REVOCATIONS)
     connection.execute("INSERT INTO meta VALUES ('epoch', ?)", (new_epoch(),))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def read_version(connection: sqlite3.Connection) -> int:
+    """Return the version of the tables, 0 for a file that is no log."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Add, in one transaction, what a log of an earlier version lacks."""
+    if read_version(connection) < VERSION:
+        connection.executescript("BEGIN IMMEDIATE;" + _REVOCATIONS)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
 
 
 def _configure(connection: sqlite3.Connection) -> None:
@@ -147,6 +177,7 @@ def _configure(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
     connection.execute("SELECT seq FROM commits ORDER BY seq DESC LIMIT 1").fetchone()
+    _upgrade(connection)
     start_backup(connection)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     # While it serves, everything emitted waits behind a commit that waits for another program
@@ -171,13 +202,13 @@ def is_blank(path: Path, *, immutable: bool = False) -> bool:
         raise LogOpenError(f"log {path}: not a SQLite file; check [log] path")
     with contextlib.closing(open_reader(path, immutable=immutable)) as connection:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        version = read_version(connection)
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if application_id == 0 and tables == 0:
         return True
     if application_id != APPLICATION_ID:
         raise LogOpenError(f"log {path}: a SQLite file of another program; check [log] path")
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise LogOpenError(
             f"log {path}: its format is version {version}, this release reads {VERSION}; "
             "start it with the release that wrote it"

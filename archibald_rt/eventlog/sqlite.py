@@ -14,11 +14,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from archibald_rt.errors import LogBrokenError
-from archibald_rt.eventlog import files, pages, schema, statements
+from archibald_rt.eventlog import files, pages, revoked, schema, statements
 from archibald_rt.eventlog.base import KeyConflict, Lasts, Page, Retention, Stored, Turn
 from archibald_rt.eventlog.deleted import Deleted
-from archibald_rt.eventlog.pruning import Pruning
+from archibald_rt.eventlog.pruning import STEP, Pruning
 from archibald_rt.events import Emission
+from archibald_rt.revocations import Revocation
 from archibald_rt.timestamps import SteadyClock
 
 _P = ParamSpec("_P")
@@ -150,6 +151,30 @@ class SQLiteLog:
 
         await self._pruning(turn, deleted).erase(user.encode())
         return count
+
+    async def revocations(self) -> Sequence[Revocation]:
+        """See `EventLog.revocations`."""
+        return await self._scanner.call(revoked.read)
+
+    async def revoke(self, revocation: Revocation, turn: Turn) -> None:
+        """See `EventLog.revoke`."""
+
+        async def step() -> int:
+            await self._writer.call(revoked.write, revocation)
+            self._check_in_place()
+            return 0
+
+        await turn(step)
+
+    async def forget_revoked(self, expired_before: int, turn: Turn) -> None:
+        """See `EventLog.forget_revoked`."""
+
+        async def step() -> int:
+            return await self._writer.call(revoked.forget, expired_before, STEP)
+
+        # Nothing is committed where there is nothing to forget.
+        while await self._scanner.call(revoked.any_expired, expired_before):
+            await turn(step)
 
     async def size(self) -> int:
         """See `EventLog.size`."""

@@ -135,6 +135,14 @@ def test_progress_is_told_by_rows(path: Path) -> None:
         ),
         ("UPDATE events SET tail = 7 WHERE seq = 9", "event 9 of the broadcasts: it is not UTF-8"),
         (
+            "INSERT INTO revoked_users VALUES (x'ff', 7)",
+            "the log failed: a revocation in it is damaged",
+        ),
+        (
+            "INSERT INTO revoked_tokens VALUES (x'61', 'x')",
+            "the log failed: a revocation in it is damaged",
+        ),
+        (
             "UPDATE events SET key = x'ff' WHERE seq = 9",
             "event 9 of the broadcasts: it is not UTF-8: ",
         ),

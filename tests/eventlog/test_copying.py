@@ -12,20 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archibald_rt.errors import LogCopyError, LogOpenError
-from archibald_rt.eventlog import Retention, copying, schema
+from archibald_rt.eventlog import Retention, copying, revoked, schema
 from archibald_rt.eventlog.base import Step
 from archibald_rt.eventlog.copying import back_up
 from archibald_rt.eventlog.epochs import backup_made_ms
 from archibald_rt.eventlog.sqlite import open_sqlite
+from archibald_rt.revocations import Revocation, TokenRevocation, UserRevocation
 from logfiles import (
     append,
     append_by,
     by_hand,
     delete,
+    downgrade,
     emission,
     folder,
     held,
     leave_hot,
+    revoke,
     tables,
     users,
 )
@@ -338,3 +341,25 @@ def test_each_step_reads_neighbours_and_nothing_else(path: Path) -> None:
             plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, values)]
             assert len(plan) == 1
             assert plan[0].startswith("SEARCH source.")
+
+
+# Revocations
+
+
+def test_a_backup_carries_revocations(path: Path, copy: Path) -> None:
+    append(path, emission())
+    revocations: list[Revocation] = [UserRevocation("ann", 7), TokenRevocation("t", 8)]
+    revoke(path, *revocations)
+    back_up(path, copy)
+    with closing(schema.open_writer(copy)) as connection:
+        assert revoked.read(connection) == revocations
+
+
+def test_a_log_of_before_there_were_revocations_is_copied(path: Path, copy: Path) -> None:
+    append(path, emission())
+    with closing(schema.open_writer(path)) as connection:
+        downgrade(connection)
+    assert back_up(path, copy).events == 1
+    with closing(schema.open_writer(copy)) as connection:
+        assert schema.read_version(connection) == schema.VERSION
+        assert revoked.read(connection) == []

@@ -13,7 +13,20 @@ from archibald_rt.errors import LogCopyError
 from archibald_rt.eventlog import exporting, schema
 from archibald_rt.eventlog.access import Progress, unheard
 from archibald_rt.eventlog.exporting import Export, export
-from logfiles import append, append_by, by_hand, delete, emission, folder, held, leave_hot, users
+from archibald_rt.revocations import TokenRevocation, UserRevocation
+from logfiles import (
+    append,
+    append_by,
+    by_hand,
+    delete,
+    downgrade,
+    emission,
+    folder,
+    held,
+    leave_hot,
+    revoke,
+    users,
+)
 
 
 @pytest.fixture
@@ -215,3 +228,20 @@ def test_an_id_that_is_no_text_is_named(path: Path) -> None:
     )
     with pytest.raises(LogCopyError, match="event 2: its user or key is not UTF-8"):
         exported(path)
+
+
+def test_revocations_stand_in_the_line_about_the_log(path: Path) -> None:
+    append(path, emission())
+    revoke(path, UserRevocation("ann", -1), TokenRevocation('"t"', 1_767_225_600_123_456_789))
+    about = exported(path)[0]
+    assert about["revokedUsers"] == [["ann", "1969-12-31T23:59:59.999999999Z"]]
+    assert about["revokedTokens"] == [['"t"', "2026-01-01T00:00:00.123456789Z"]]
+
+
+def test_a_log_of_before_there_were_revocations_is_exported(path: Path) -> None:
+    append(path, emission())
+    with closing(schema.open_writer(path)) as connection:
+        downgrade(connection)
+    about, event = exported(path)
+    assert "revokedUsers" not in about
+    assert event["seq"] == 1

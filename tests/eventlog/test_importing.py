@@ -19,6 +19,7 @@ from archibald_rt.eventlog import exporting, files, importing, schema
 from archibald_rt.eventlog.exporting import export
 from archibald_rt.eventlog.importing import import_
 from archibald_rt.eventlog.sqlite import open_sqlite
+from archibald_rt.revocations import TokenRevocation, UserRevocation
 from archibald_rt.timestamps import Stamper
 from logfiles import (
     append,
@@ -29,6 +30,7 @@ from logfiles import (
     folder,
     held,
     leave_hot,
+    revoke,
     tables,
     users,
 )
@@ -102,6 +104,8 @@ def test_a_log_comes_back_as_it_was_under_a_new_epoch(path: Path, other: Path) -
     with closing(schema.open_writer(path)) as connection:
         delete(connection, "u", 4)
         delete(connection, "v", 6)
+    revoke(path, UserRevocation("u", -(2**63)), UserRevocation("v", 2**63 - 1))
+    revoke(path, TokenRevocation("\n\u00e9", 1_767_225_600_123_456_789))
     first = exported(path)
     made = import_(other, Input(first))
     found, expected = tables(other), tables(path)
@@ -263,6 +267,19 @@ def test_whatever_can_be_emitted_comes_through_an_export_and_an_import_byte_by_b
             lines(header(), event(1, key="k"), event(2, "v", key="k"), event(9, key="k")),
             "line 4: key: this user's event 1 has the same",
         ),
+        (
+            lines(header(revokedUsers=[["u", "2026-01-01T00:00:00Z"], ["", STAMP]])),
+            "line 1: revokedUsers[1]: expected 1 to 256 characters",
+        ),
+        (
+            lines(header(revokedUsers=[["u", "now"]])),
+            "line 1: revokedUsers[0]: expected an RFC 3339 timestamp",
+        ),
+        (
+            lines(header(revokedTokens=[["", STAMP]])),
+            "line 1: revokedTokens[0][0]: Expected str of length >= 1",
+        ),
+        (lines(header(revokedTokens=[["t", ""]])), "line 1: revokedTokens[0]: expected an RFC 33"),
         (lines(header(), event(1, "x" * 257)), "line 2: userId: expected 1 to 256 characters"),
         (lines(header(), event(1, type="rt.x")), "line 2: type: types that begin with rt. are"),
         (lines(header(), event(1), event(8)), "the input is cut off after line 3: "),
@@ -364,3 +381,9 @@ def test_a_log_that_is_in_use_is_not_imported_into(path: Path) -> None:
 def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
     yield
     assert [each for each in tmp_path.rglob("*") if "partial" in each.name] == []
+
+
+def test_a_log_that_holds_only_a_revocation_is_not_imported_into(path: Path) -> None:
+    revoke(path, TokenRevocation("t", 1))
+    with pytest.raises(LogOpenError, match="is not empty"):
+        import_(path, lines(header(last=0)))

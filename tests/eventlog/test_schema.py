@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from archibald_rt.errors import LogOpenError
-from archibald_rt.eventlog import files, schema
+from archibald_rt.eventlog import files, revoked, schema
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import Emission, make_tail
-from logfiles import somebody_else
+from logfiles import downgrade, somebody_else, tables
 from support import eventually
 
 
@@ -82,7 +82,7 @@ def check_writer(connection: sqlite3.Connection) -> None:
     assert pragma(connection, "journal_mode") == "wal"
     assert pragma(connection, "auto_vacuum") == 2  # INCREMENTAL
     assert pragma(connection, "application_id") == schema.APPLICATION_ID == 0x41525431
-    assert pragma(connection, "user_version") == schema.VERSION == 1
+    assert pragma(connection, "user_version") == schema.VERSION == 2
     assert pragma(connection, "journal_size_limit") == 64 * 2**20
     assert pragma(connection, "busy_timeout") == 250
 
@@ -204,6 +204,43 @@ async def test_what_a_crash_left_of_making_a_log_is_made_one(
         assert schema.read_head(connection) == 1
 
 
+# What an earlier release left
+
+
+@pytest.mark.gen_test
+async def test_a_log_of_before_there_were_revocations_is_given_them_and_keeps_all_it_has(
+    path: Path,
+) -> None:
+    epoch = await filled(path)
+    with closing(schema.open_writer(path)) as connection:
+        downgrade(connection)
+    before = {name: rows for name, rows in tables(path).items() if name != "sqlite_sequence"}
+    for _ in range(2):
+        with closing(schema.open_writer(path)) as connection:
+            check_writer(connection)
+            assert schema.read_epoch(connection) == epoch
+            assert schema.read_head(connection) == 1
+    after = tables(path)
+    assert after.pop("revoked_users") == after.pop("revoked_tokens") == []
+    assert {name: rows for name, rows in after.items() if name != "sqlite_sequence"} == before
+
+
+def test_a_crash_in_the_middle_of_an_upgrade_leaves_a_log_of_before(path: Path) -> None:
+    with closing(schema.open_writer(path)) as connection:
+        downgrade(connection)
+    child = os.fork()
+    if not child:
+        connection = sqlite3.connect(path, isolation_level=None)
+        # What the upgrade does, up to the commit.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE revoked_users (x)")
+        os._exit(0)
+    os.waitpid(child, 0)
+    with closing(schema.open_writer(path)) as connection:
+        check_writer(connection)
+        assert revoked.read(connection) == []
+
+
 # What is no log
 
 
@@ -228,14 +265,14 @@ async def test_a_sqlite_file_marked_by_another_program_is_refused_even_without_t
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("version", [0, 2, 1000])
+@pytest.mark.parametrize("version", [0, 3, 1000])
 async def test_a_log_of_another_version_is_refused(path: Path, version: int) -> None:
     await filled(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     message = await refused_as_it_is(path)
     assert f"version {version}" in message
-    assert "reads 1" in message
+    assert "reads 2" in message
 
 
 @pytest.mark.gen_test
