@@ -20,12 +20,14 @@ from archibald_rt.handlers.emit import (
 )
 from archibald_rt.handlers.health import HealthzHandler, ReadyzHandler, WebSocketHealthHandler
 from archibald_rt.handlers.realtime import RealtimeHandler
+from archibald_rt.handlers.revoke import DisconnectHandler, RevokeTokenHandler
 from archibald_rt.handlers.users import UserEventsHandler
 from archibald_rt.hub import Hub
 from archibald_rt.logs import log_request
 from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2
 from archibald_rt.reception import Reception
+from archibald_rt.revoking import Revoker
 from archibald_rt.timestamps import Stamper
 from archibald_rt.upkeep import Upkeep
 
@@ -91,6 +93,7 @@ def internal_app(
     log: EventLog,
     reader: EmissionReader,
     upkeep: Upkeep,
+    revoker: Revoker,
     *,
     emit_tokens: BearerTokens,
     read_tokens: BearerTokens,
@@ -114,6 +117,7 @@ def internal_app(
         "upkeep": upkeep,
     }
     reading = {**tokens, "hub": hub, "log": log, "upkeep": upkeep, "broken": reception.broken}
+    revoking = {**tokens, "revoker": revoker, "max_body": max_body}
     return InternalApplication(
         [
             (r"/internal/emit", EmitHandler, emitting),
@@ -121,6 +125,8 @@ def internal_app(
             (r"/internal/stats", StatsHandler, counted),
             (r"/internal/connections", ConnectionsHandler, {**tokens, "hub": hub}),
             (r"/internal/users/[^/]*/events", UserEventsHandler, reading),
+            (r"/internal/users/[^/]*/disconnect", DisconnectHandler, revoking),
+            (r"/internal/tokens/revoke", RevokeTokenHandler, revoking),
         ],
         default_handler_class=InternalNotFoundHandler,
         default_handler_args=tokens,

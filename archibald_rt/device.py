@@ -44,12 +44,19 @@ class SocketDevice:
         elif reception.full:
             self._connection.close(CloseCode.TRY_AGAIN_LATER, "Server full")
         else:
+            try:
+                session = reception.receive(
+                    self, identity, self._dialect, self._connection.outbox, end=self._pump_failed
+                )
+            except AuthError as error:
+                reception.counters.refused += 1
+                _logger.info("device refused", reason=str(error))
+                self._connection.close(CloseCode.POLICY_VIOLATION, "Authentication failed")
+                return
             if resume:
                 reception.counters.resumed += 1
-            self._session = reception.receive(
-                self, identity, self._dialect, self._connection.outbox, end=self._pump_failed
-            )
-            self._session.start(resume)
+            self._session = session
+            session.start(resume)
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         """Take a message of the client: a ping, a new token, or one for the hook."""
@@ -77,15 +84,21 @@ class SocketDevice:
 
     def on_close(self, code: int | None, reason: str | None) -> None:  # noqa: ARG002 - however it ended
         """Take the device out."""
-        self._reception.connections.leave(self)
         if self._session is not None:
             self._reception.dismiss(self, self._session)
+        self._reception.leave(self)
 
     def end(self, code: int, reason: str) -> None:
         """Take the device out and close behind what is already in its outbox."""
         if self._session is not None:
             self._reception.dismiss(self, self._session)
         self._connection.close(code, reason)
+
+    def cut_off(self, code: int, reason: str) -> None:
+        """Take the device out and close before what is still in its outbox."""
+        if self._session is not None:
+            self._reception.dismiss(self, self._session)
+        self._connection.cut_off(code, reason)
 
     def beat(self) -> None:
         """Send a ping, or end the connection if the one before was missed."""
@@ -126,13 +139,13 @@ class SocketDevice:
     def _renew(self, session: Session, message: str) -> None:
         """Replace the token in place; it has to be the same user's."""
         try:
-            identity = self._reception.verifier.verify(token_of(message), user=session.user)
+            identity = self._reception.identify(token_of(message), user=session.user)
+            self._reception.renew(self, identity)
         except AuthError as error:
             self._reception.counters.refused += 1
             _logger.info("new token refused", reason=str(error), connection=session.connection)
             self.end(CloseCode.POLICY_VIOLATION, "Authentication failed")
             return
-        self._reception.expect_expiry(self, identity)
         self._connection.put_answer(self._dialect.auth(identity.expires))
 
     def _pump_failed(self, error: BaseException) -> None:

@@ -9,6 +9,7 @@
     ├── EmissionError          an emission can't be accepted (HTTP 400, 409, 413)
     ├── QueueFullError         the order queue is full (HTTP 503)
     ├── DrainingError          the server is going away (HTTP 503)
+    ├── RevocationsFullError   no more tokens can be revoked for now (HTTP 503)
     └── LogError               the event log
         ├── LogOpenError       its file can't be used (exit 1)
         │   └── LogInUseError  another process holds it (exit 1)
@@ -37,6 +38,7 @@ class CloseCode(IntEnum):
     INTERNAL_ERROR = 1011
     TRY_AGAIN_LATER = 1013
     TOKEN_EXPIRED = 4001
+    DISCONNECTED = 4002
     STALLED = 4004
 
 
@@ -84,6 +86,10 @@ class QueueFullError(ArchibaldError):
 
 class DrainingError(ArchibaldError):
     """The server is going away and takes nothing new; nothing was queued."""
+
+
+class RevocationsFullError(ArchibaldError):
+    """As many tokens are revoked as may be; nothing was revoked."""
 
 
 class LogError(ArchibaldError):

@@ -152,6 +152,18 @@ class Outbox(Bounded):
         asyncio.get_running_loop().add_writer(self._socket.fileno(), self._writable)
         self._keep(memoryview(data), sent)
 
+    def withdraw(self) -> bool:
+        """Give up all that waits, if something else may follow what the kernel has; says whether.
+
+        Nothing may in the middle of a frame, and what waits for the kernel is taken to begin
+        there; nor before the answer to the handshake, the first thing that is ever put in.
+        """
+        if self._waiting or not self._taken:
+            return False
+        self._frames.clear()
+        self._release(self._kept)
+        return True
+
     def fail(self) -> None:
         """Give up the connection, whose device would miss something; its owner is told."""
         self._lost()

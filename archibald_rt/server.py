@@ -21,6 +21,8 @@ from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.recent import USERS
 from archibald_rt.reception import ClientMessageHook, Reception, Tuning
+from archibald_rt.revocations import Revocations
+from archibald_rt.revoking import Revoker
 from archibald_rt.settings import (
     InternalSettings,
     LogSettings,
@@ -142,10 +144,12 @@ async def running(
             require_exp=auth.require_exp,
             leeway=auth.leeway,
         )
+        revocations = Revocations(await log.revocations(), leeway=auth.leeway)
         possible = descriptors_for_devices()
         allowed = min(settings.server.max_connections or possible, possible)
         reception = Reception(
             verifier,
+            revocations,
             OriginPolicy(settings.server.allowed_origins),
             hub,
             log,
@@ -168,6 +172,7 @@ async def running(
         upkeep = Upkeep(
             log,
             order.between,
+            revocations=revocations,
             retention=retention_of(settings.log),
             every=settings.log.prune_every,
             forget=hub.forget,
@@ -193,6 +198,7 @@ async def running(
                 log,
                 reader,
                 upkeep,
+                Revoker(log, order.between, reception),
                 emit_tokens=BearerTokens(internal.emit_tokens),
                 read_tokens=BearerTokens(internal.read_tokens),
                 max_body=internal.max_body,

@@ -9,6 +9,7 @@ import structlog
 from archibald_rt.errors import DrainingError, LogBrokenError, LogUnavailableError
 from archibald_rt.eventlog import EventLog, Retention
 from archibald_rt.eventlog.base import Step, Turn
+from archibald_rt.revocations import Revocations
 
 PAUSE = 20.0
 """How much longer than a step the pause after it is, so that few emissions meet one.
@@ -26,6 +27,8 @@ _logger = structlog.stdlib.get_logger("archibald_rt.upkeep")
 class Upkeep:
     """Holds a log to its limits, every so many seconds and once at the beginning.
 
+    Revocations of tokens that have expired are forgotten as well.
+
     ``turn`` is the order queue's. ``forget`` is called after an erasure, so that nobody has
     the events at hand any more; ``broken`` when what is known of the log may be wrong.
     """
@@ -35,6 +38,7 @@ class Upkeep:
         log: EventLog,
         turn: Turn,
         *,
+        revocations: Revocations,
         retention: Retention,
         every: float,
         forget: Callable[[], None],
@@ -42,6 +46,7 @@ class Upkeep:
     ) -> None:
         self._log = log
         self._turn = turn
+        self._revocations = revocations
         self._retention = retention
         self._every = every
         self._forget = forget
@@ -102,6 +107,9 @@ class Upkeep:
             await asyncio.sleep(took * (HURRY if late and grows else PAUSE))
             return done
 
+        expired_before = self._revocations.forgettable
+        await self._log.forget_revoked(expired_before, turn)
+        self._revocations.forget(expired_before)
         await self._log.prune(self._retention, turn, self._count)
         self.last_run = time.monotonic() - began
         if self.pruned > before:

@@ -147,6 +147,16 @@ class Connection:
             self._say_close(code, reason)
             self._end_within(CLOSING)
 
+    def cut_off(self, code: int, reason: str) -> None:
+        """Hand the kernel nothing more of what waits, only a close frame where one may follow.
+
+        Otherwise, in the middle of a frame, it is aborted. Doing it again does nothing more.
+        """
+        if not self.told and self.outbox.withdraw():
+            self.close(code, reason)
+        elif not self.told or self.outbox.size:
+            self.abort()
+
     def abort(self) -> None:
         """End the connection without another word. Doing it again does nothing."""
         if self.ended:

@@ -48,6 +48,7 @@ from archibald_rt.held import OVERHEAD
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2, Frames
+from archibald_rt.revocations import Revocation
 from archibald_rt.session import Session
 from archibald_rt.timestamps import Stamper
 from turns import PATIENCE, FakeOutbox, Kind, TurnLoop, messages_in
@@ -578,6 +579,15 @@ class LogView:
 
     async def erase(self, user: str, turn: Turn) -> int:
         return await self._log.erase(user, turn)
+
+    async def revocations(self) -> Sequence[Revocation]:
+        return await self._log.revocations()
+
+    async def revoke(self, revocation: Revocation, turn: Turn) -> None:
+        await self._log.revoke(revocation, turn)
+
+    async def forget_revoked(self, expired_before: int, turn: Turn) -> None:
+        await self._log.forget_revoked(expired_before, turn)
 
     async def size(self) -> int:
         return await self._log.size()

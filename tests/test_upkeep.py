@@ -13,6 +13,7 @@ from archibald_rt.errors import DrainingError, LogBrokenError, LogUnavailableErr
 from archibald_rt.eventlog import Retention, Turn
 from archibald_rt.eventlog.base import Step
 from archibald_rt.eventlog.sqlite import open_sqlite
+from archibald_rt.revocations import Revocations
 from archibald_rt.upkeep import HURRY, PAUSE, Upkeep
 from support import Harness, eventually, harness
 
@@ -40,6 +41,7 @@ def upkeep_of(
     return Upkeep(
         log,  # type: ignore[arg-type]  # or what stands in for one
         turn,
+        revocations=Revocations(),
         retention=Retention(max_events_per_user=1),
         every=every,
         forget=lambda: None,
@@ -169,6 +171,9 @@ class SlowSteps:
         self._grows = grows
         self.began: list[float] = []
         self.ended: list[float] = []
+
+    async def forget_revoked(self, _expired_before: int, _turn: Turn) -> None:
+        pass
 
     async def prune(
         self, _retention: Retention, turn: Turn, _deleted: Callable[[int], None]

@@ -59,6 +59,10 @@ class StatsHandler(InternalHandler):
                     "dropped": self._hub.dropped,
                     "averageLatencyMs": round(self._order.average_latency * 1000, 3),
                 },
+                "revoked": {
+                    "users": self._reception.revocations.users,
+                    "tokens": self._reception.revocations.tokens,
+                },
                 "clientMessages": {"received": counters.received, "ignored": counters.ignored},
                 "outboxBytes": sum(session.outbox.size for session in sessions),
                 "outboxTotal": {"bytes": budget.used, "limit": budget.limit or None},

@@ -23,19 +23,17 @@ from archibald_rt.errors import (
     QueueFullError,
 )
 from archibald_rt.events import Cursor, Emission, Outcome
-from archibald_rt.handlers.base import InternalHandler
+from archibald_rt.handlers.body import JSON, BodyHandler
 from archibald_rt.order import OrderQueue
 
 _OK = ResponseStartLine("HTTP/1.1", HTTPStatus.OK, HTTPStatus.OK.phrase)
-_JSON, _NDJSON = "application/json", "application/x-ndjson"
+_NDJSON = "application/x-ndjson"
 
 
-class EmittingHandler(InternalHandler):
-    """Reads a body up to ``max_body`` bytes and hands it to the order queue.
+class EmittingHandler(BodyHandler):
+    """Reads a body and hands it to the order queue."""
 
-    A body beyond that is read on and dropped, up to as much again, so that a caller that
-    sends all before it reads gets its answer.
-    """
+    too_large = "; send it in several requests"
 
     def initialize(  # type: ignore[override]  # initialize takes what the route gives
         self,
@@ -48,28 +46,14 @@ class EmittingHandler(InternalHandler):
         max_body: int,
     ) -> None:
         """Take the tokens, what reads emissions, and where they go."""
-        super().initialize(emit_tokens, read_tokens)
+        super().initialize(emit_tokens, read_tokens, max_body=max_body)
         self.reader = reader
         self._order = order
         self._epoch = epoch
-        self._max_body = max_body
-
-        self._chunks: list[bytes] = []
-        self._received = 0
         self._many = False
         # Tornado sets it in the machinery that `Posting` stands for.
         self._transforms = []
 
-    def data_received(self, chunk: bytes) -> None:
-        """Keep a piece of the body, or drop it where it is of no use."""
-        self._received += len(chunk)
-        if not self._max_body or self._received <= self._max_body:
-            self._chunks.append(chunk)
-            return
-        self._chunks.clear()
-        if self._received > 2 * self._max_body and not self._finished:
-            self._refuse_body()
-            self.request.connection.close()  # type: ignore[union-attr]  # an HTTP/1 connection
 
     def post(self) -> None:
         """Queue what the body holds; it is answered when the events are committed and dispatched.
@@ -77,12 +61,8 @@ class EmittingHandler(InternalHandler):
         Nothing is awaited since the last byte came: requests are queued in the order in which
         they were read.
         """
-        if self._max_body and self._received > self._max_body:
-            self._refuse_body()
-            return
-        body = b"".join(self._chunks)
-        self._chunks.clear()
         try:
+            body = self.take_body()
             emissions, self._many = self.read(body)
             outcomes = self._order.submit(emissions)
         except (EmissionError, QueueFullError, DrainingError) as error:
@@ -111,7 +91,7 @@ class EmittingHandler(InternalHandler):
         """Finish with a value as JSON, in one write and past what no emitter needs of Tornado."""
         body = msgspec.json.encode(value)
         headers = self._headers
-        headers["Content-Type"] = _JSON
+        headers["Content-Type"] = JSON
         headers["Content-Length"] = str(len(body))
         connection: Any = self.request.connection  # an HTTP/1 connection
         connection.set_close_callback(None)
@@ -128,21 +108,6 @@ class EmittingHandler(InternalHandler):
         """Read the body: the emissions, and whether a list of results is the answer."""
         raise NotImplementedError
 
-    def media_type(self, *expected: str) -> str:
-        """Return the body's type; raises `EmissionError` (415) if it is none of these."""
-        header = self.request.headers.get("Content-Type", _JSON)
-        name, *parameters = (part.strip().lower() for part in header.split(";"))
-        charset = next((p[8:].strip('"') for p in parameters if p.startswith("charset=")), "utf-8")
-        encoding = self.request.headers.get("Content-Encoding", "identity").lower()
-        if name not in expected or charset not in {"utf-8", "utf8", "us-ascii"}:
-            detail = f"Content-Type: expected {' or '.join(expected)} in UTF-8, got {header[:100]}"
-        elif encoding != "identity":
-            detail = f"Content-Encoding: expected none, got {encoding[:100]}"
-        else:
-            return name
-        field = detail.partition(":")[0]
-        raise EmissionError(detail, field=field, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-
     def _result(self, outcome: Outcome) -> ResultBody:
         return ResultBody(
             None if outcome.seq is None else str(Cursor(self._epoch, outcome.seq)),
@@ -155,7 +120,7 @@ class EmittingHandler(InternalHandler):
     def _refuse(self, error: ArchibaldError) -> None:
         match error:
             case EmissionError():
-                self._refuse_emission(error)
+                self.refuse_body(error)
             case LogBrokenError():
                 self.refuse_unknown(f"{error}; it may have been stored: retry with the same key")
             case _:
@@ -163,26 +128,13 @@ class EmittingHandler(InternalHandler):
                     self.set_header("Connection", "close")
                 self.refuse_for_now(f"{error}; nothing was stored")
 
-    def _refuse_emission(self, error: EmissionError) -> None:
-        members: dict[str, Any] = {"field": error.field} if error.field else {}
-        if error.indexes:
-            members["indexes"] = error.indexes
-        self.problem(error.status, error.detail, **members)
-
-    def _refuse_body(self) -> None:
-        self.problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body is larger than {self._max_body} bytes; send it in several requests",
-            field="body",
-        )
-
 
 class EmitHandler(EmittingHandler):
     """Emissions to users: one, an array, or a line each."""
 
     def read(self, body: bytes) -> tuple[Sequence[Emission], bool]:
         """Read JSON or NDJSON."""
-        if self.media_type(_JSON, _NDJSON) == _NDJSON:
+        if self.media_type(JSON, _NDJSON) == _NDJSON:
             return self.reader.read_lines(body), True
         return self.reader.read(body)
 
@@ -192,7 +144,7 @@ class BroadcastHandler(EmittingHandler):
 
     def read(self, body: bytes) -> tuple[Sequence[Emission], bool]:
         """Read JSON."""
-        self.media_type(_JSON)
+        self.media_type(JSON)
         return [self.reader.read_broadcast(body)], False
 
 

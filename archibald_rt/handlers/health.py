@@ -54,7 +54,7 @@ class WebSocketHealthHandler(BaseHandler):
     def get(self) -> None:
         """Answer with the status and the figures."""
         try:
-            identity = self._reception.verifier.verify(self.user_token())
+            identity = self._reception.identify(self.user_token())
         except AuthError:
             self._reception.counters.refused += 1
             self.set_header("WWW-Authenticate", "Bearer")

@@ -52,7 +52,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         if self.request.method != "GET":
             return
         try:
-            self._identity = self._reception.verifier.verify(self._token(offered))
+            self._identity = self._reception.identify(self._token(offered))
         except AuthError as error:
             self._reception.counters.refused += 1
             _logger.info("device refused", reason=str(error), address=self.request.remote_ip)
