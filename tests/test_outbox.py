@@ -362,6 +362,35 @@ async def test_a_closed_one_gives_up_what_is_left_and_takes_nothing_more() -> No
 
 
 @pytest.mark.gen_test
+async def test_what_the_kernel_has_none_of_can_be_taken_back() -> None:
+    async with ends(budget=Budget(limit=1000, largest=10)) as made:
+        made.outbox.push(b"first,")
+        await turn()
+        made.outbox.push(b"never,")
+        made.outbox.push(b"this neither,")
+        assert made.outbox.withdraw()
+        assert made.outbox.size == made.budget.used == 0
+        made.outbox.push(b"last")
+        await turn()
+        assert await made.device.exactly(10) == b"first,last"
+        assert made.outbox.withdraw()
+
+
+@pytest.mark.gen_test
+async def test_nothing_is_taken_back_before_the_first_or_in_the_middle_of_a_frame() -> None:
+    async with ends() as made:
+        made.outbox.push(b"the handshake's answer")
+        assert not made.outbox.withdraw()
+        await turn()
+        assert await made.device.read() == b"the handshake's answer"
+        await made.fill()
+        made.outbox.push(b"more")
+        left = made.outbox.size
+        assert not made.outbox.withdraw()
+        assert made.outbox.size == left
+
+
+@pytest.mark.gen_test
 async def test_one_closed_within_the_turn_writes_nothing() -> None:
     async with ends() as made:
         made.outbox.push(b"never")
