@@ -712,6 +712,16 @@ class World:
         self.devices.append(device)
         self.soon(device.connect)
 
+    def kick(self, user: str) -> None:
+        """Take out all devices of a user in one turn; nothing may be written to them after it."""
+
+        def out() -> None:
+            for device in self.devices:
+                if device.user == user:
+                    device.drop()
+
+        self.soon(out)
+
     def prune(self, owner: str | None, count: int) -> None:
         """Delete the oldest rows of a user, or broadcasts, whatever else goes on."""
         user = schema.EVERYBODY if owner is None else owner.encode()

@@ -181,6 +181,11 @@ class Promises(RuleBasedStateMachine):
         self.world.soon(self.device(number).drop)
         self.run_on(turns)
 
+    @rule(user=users, turns=turns)
+    def kick(self, user: str, turns: int) -> None:
+        self.world.kick(user)
+        self.run_on(turns)
+
     @precondition(lambda self: self.world.devices)
     @rule(number=numbers, flowing=st.booleans(), turns=turns)
     def let_it_flow_or_stop(self, number: int, flowing: bool, turns: int) -> None:  # noqa: FBT001 - given by name

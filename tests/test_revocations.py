@@ -4,7 +4,13 @@ import pytest
 
 from archibald_rt import timestamps
 from archibald_rt.auth import Identity
-from archibald_rt.revocations import Revocation, Revocations, TokenRevocation, UserRevocation
+from archibald_rt.revocations import (
+    FORGOTTEN_AT_ONCE,
+    Revocation,
+    Revocations,
+    TokenRevocation,
+    UserRevocation,
+)
 
 NOON = 1_772_366_400
 """12:00:00 on 2026-03-01, in seconds since 1970."""
@@ -86,6 +92,15 @@ def test_tokens_are_forgotten_when_they_have_expired_and_users_never() -> None:
     assert not revocations.revoked(holder(1, "t"))
     assert revocations.revoked(holder(1, "u"))
     assert (revocations.users, revocations.tokens) == (1, 1)
+
+
+def test_forgetting_goes_in_steps_that_hold_nothing_up() -> None:
+    count = FORGOTTEN_AT_ONCE + 1
+    revocations = Revocations(TokenRevocation(str(each), 1) for each in range(count))
+    revocations.forget(2)
+    assert revocations.tokens == 1
+    revocations.forget(2)
+    assert revocations.tokens == 0
 
 
 def test_a_token_is_remembered_for_as_long_as_it_would_be_taken() -> None:
