@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from archibald_rt.device import SocketDevice
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, DrainingError
 from archibald_rt.eventlog import Page
+from archibald_rt.eventlog.base import Step
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.events import Emission, make_tail
 from archibald_rt.hub import Hub
@@ -267,6 +268,7 @@ async def shaken(made: Parts) -> AsyncIterator[tuple[Raw, Connection, SocketDevi
     connection.outbox.push(b"101")
     yield Raw(theirs), connection, SocketDevice(connection, reception, made.v2)
     connection.abort()
+    theirs.close()
 
 
 @pytest.mark.parametrize("resume", [Resume(), Resume(event_id="earliest")])
@@ -303,6 +305,53 @@ async def test_a_new_token_that_was_checked_before_it_was_revoked_is_refused_aft
         reception.renew(device, reception.identify(token("u")))
         assert reception.devices == []
         assert (await raw.rest()).endswith(CUT_OFF)
+
+
+@pytest.mark.gen_test
+async def test_in_no_turn_of_the_loop_can_a_device_slip_in(tmp_path: Path) -> None:
+    async with parts(tmp_path) as made, AsyncExitStack() as stack:
+        # Checked before, as by one that has waited since for its turn.
+        identity = made.reception.identify(token("u", jti="t"))
+        asked = asyncio.ensure_future(
+            made.revoker.revoke_token("t", expires=(NOW + 60) * 10**9),
+        )
+        tries = after = 0
+        while after < 3:
+            after += asked.done()
+            if not made.reception.devices:
+                _, connection, device = await stack.enter_async_context(shaken(made))
+                device.begin(identity, Resume())
+                connection.start(device)
+                tries += 1
+            await asyncio.sleep(0)
+        assert await asked == 1
+        assert tries > 1
+        assert made.reception.devices == []
+
+
+@pytest.mark.gen_test
+async def test_a_caller_that_gives_up_while_it_is_committed_leaves_what_is_in_force(
+    tmp_path: Path,
+) -> None:
+    begun = asyncio.Event()
+    async with parts(tmp_path) as made, shaken(made) as (raw, connection, device):
+        device.begin(made.reception.identify(token("u")), Resume())
+        connection.start(device)
+
+        async def turn(step: Step) -> int:
+            async def noted() -> int:
+                begun.set()
+                return await step()
+
+            return await made.order.between(noted)
+
+        revoker = Revoker(made.log, turn, made.reception)
+        gone = asyncio.ensure_future(revoker.disconnect("u", revoke_before=NOW * 10**9))
+        await within(begun.wait())
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert (await raw.rest()).endswith(CUT_OFF)
+        assert made.reception.revocations.users == len(await made.log.revocations()) == 1
 
 
 @pytest.mark.gen_test
