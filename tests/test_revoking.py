@@ -19,8 +19,9 @@ from archibald_rt.eventlog import Page
 from archibald_rt.eventlog.base import Step
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.events import Emission, make_tail
+from archibald_rt.http1.listener import Listener
 from archibald_rt.hub import Hub
-from archibald_rt.listen import Endpoint, Listener, url_of
+from archibald_rt.listen import Endpoint, url_of
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.outbox import Outbox

@@ -54,7 +54,6 @@ class EmittingHandler(BodyHandler):
         # Tornado sets it in the machinery that `Posting` stands for.
         self._transforms = []
 
-
     def post(self) -> None:
         """Queue what the body holds; it is answered when the events are committed and dispatched.
 
