@@ -8,7 +8,7 @@ import structlog
 from archibald_rt.auth import Identity
 from archibald_rt.emissions import RESERVED_PREFIX
 from archibald_rt.ends import Resume
-from archibald_rt.errors import AuthError, CloseCode, LogBrokenError, LogError
+from archibald_rt.errors import AuthError, CloseCode, LogBrokenError, LogError, UnknownKeyError
 from archibald_rt.outbox import GRACE, Progress
 from archibald_rt.protocol import PING, TEXT, Dialect, frame, token_of, type_of
 from archibald_rt.reception import ClientMessage, Reception
@@ -23,7 +23,15 @@ _PONG = b"pong"
 class SocketDevice:
     """Owns a connection from its handshake on; `begin` lets the device in, or closes at once."""
 
-    __slots__ = ("_connection", "_dialect", "_pinged_at", "_progress", "_reception", "_session")
+    __slots__ = (
+        "_connection",
+        "_dialect",
+        "_pinged_at",
+        "_progress",
+        "_reception",
+        "_session",
+        "_verifying",
+    )
 
     def __init__(self, connection: Connection, reception: Reception, dialect: Dialect) -> None:
         self._connection = connection
@@ -32,6 +40,8 @@ class SocketDevice:
         self._session: Session | None = None
         self._pinged_at: float | None = None
         self._progress: Progress | None = None
+        # The token is verified, while that waits for the issuer's keys.
+        self._verifying: asyncio.Task[None] | None = None
         reception.connections.enter(self)
 
     def begin(self, identity: Identity | None, resume: Resume) -> None:
@@ -49,8 +59,7 @@ class SocketDevice:
                     self, identity, self._dialect, self._connection.outbox, end=self._pump_failed
                 )
             except AuthError as error:
-                reception.counters.refused += 1
-                _logger.info("device refused", reason=str(error))
+                refused(reception, error, None)
                 self._connection.close(CloseCode.POLICY_VIOLATION, "Authentication failed")
                 return
             if resume:
@@ -58,8 +67,41 @@ class SocketDevice:
             self._session = session
             session.start(resume)
 
+    def begin_when_verified(self, token: str, resume: Resume, address: str | None) -> None:
+        """Do as `begin` when the issuer's keys have been fetched anew; until then send nothing."""
+        self._verifying = asyncio.get_running_loop().create_task(
+            self._verify_and_begin(token, resume, address)
+        )
+
+    async def _verify_and_begin(self, token: str, resume: Resume, address: str | None) -> None:
+        reception, identity = self._reception, None
+        try:
+            identity = await reception.identify_anew(token)
+        except AuthError as error:
+            refused(reception, error, address)
+        self._verifying = None
+        if self._connection.told or self._connection.ended:
+            return
+        if identity is None and reception.draining:
+            # It was not waited for to the end: the next server may know the key.
+            self._connection.close(CloseCode.GOING_AWAY, "Server going away")
+            return
+        try:
+            self.begin(identity, resume)
+        except BaseException:
+            self._connection.abort()
+            raise
+
+    async def _when_verified(self, message: str | bytes, verifying: "asyncio.Task[None]") -> None:
+        await asyncio.wait([verifying])
+        if (handling := self.on_message(message)) is not None:
+            await handling
+
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         """Take a message of the client: a ping, a new token, or one for the hook."""
+        if self._verifying is not None:
+            # Nothing more is read meanwhile.
+            return self._when_verified(message, self._verifying)
         counters = self._reception.counters
         counters.received += 1
         if message == "ping":
@@ -70,7 +112,7 @@ class SocketDevice:
         if session is None or message_type is None or isinstance(message, bytes):
             counters.ignored += 1
         elif message_type == "rt.auth" and self._dialect.chained:
-            self._renew(session, message)
+            return self._renew(session, token_of(message))
         elif message_type.startswith(RESERVED_PREFIX):
             counters.ignored += 1
         else:
@@ -84,6 +126,8 @@ class SocketDevice:
 
     def on_close(self, code: int | None, reason: str | None) -> None:  # noqa: ARG002 - however it ended
         """Take the device out."""
+        if self._verifying is not None:
+            self._verifying.cancel()
         if self._session is not None:
             self._reception.dismiss(self, self._session)
         self._reception.leave(self)
@@ -136,16 +180,37 @@ class SocketDevice:
         if self._session is not None and (message := self._dialect.reconnect(after_ms)):
             self._session.outbox.push(message)
 
-    def _renew(self, session: Session, message: str) -> None:
+    def _renew(self, session: Session, token: str) -> Awaitable[None] | None:
         """Replace the token in place; it has to be the same user's."""
         try:
-            identity = self._reception.identify(token_of(message), user=session.user)
-            self._reception.renew(self, identity)
+            self._renewed(self._reception.identify(token, user=session.user))
+        except UnknownKeyError:
+            return self._renew_when_verified(session, token)
         except AuthError as error:
-            self._reception.counters.refused += 1
-            _logger.info("new token refused", reason=str(error), connection=session.connection)
-            self.end(CloseCode.POLICY_VIOLATION, "Authentication failed")
-            return
+            self._not_renewed(session, error)
+        return None
+
+    async def _renew_when_verified(self, session: Session, token: str) -> None:
+        try:
+            identity = await self._reception.identify_anew(token, user=session.user)
+            # Its old token may have expired meanwhile.
+            if not self._connection.told:
+                self._renewed(identity)
+        except AuthError as error:
+            self._not_renewed(session, error)
+
+    def _not_renewed(self, session: Session, error: AuthError) -> None:
+        self._reception.counters.refuse(error)
+        _logger.info(
+            "new token refused",
+            reason=error.reason,
+            detail=str(error),
+            connection=session.connection,
+        )
+        self.end(CloseCode.POLICY_VIOLATION, "Authentication failed")
+
+    def _renewed(self, identity: Identity) -> None:
+        self._reception.renew(self, identity)
         self._connection.put_answer(self._dialect.auth(identity.expires))
 
     def _pump_failed(self, error: BaseException) -> None:
@@ -157,3 +222,9 @@ class SocketDevice:
             return
         _logger.error("replay failed", exc_info=error)
         self.end(CloseCode.INTERNAL_ERROR, "Internal error")
+
+
+def refused(reception: Reception, error: AuthError, address: str | None) -> None:
+    """Count a device that is not let in, and log it."""
+    reception.counters.refuse(error)
+    _logger.info("device refused", reason=error.reason, detail=str(error), address=address)

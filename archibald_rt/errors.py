@@ -6,6 +6,7 @@
     ├── ConfigError            the configuration can't be used (exit 2)
     ├── ListenError            an address can't be listened on (exit 1)
     ├── AuthError              a token is missing or can't be accepted
+    │   └── UnknownKeyError    its key may be in the issuer's next key set
     ├── EmissionError          an emission can't be accepted (HTTP 400, 409, 413)
     ├── QueueFullError         the order queue is full (HTTP 503)
     ├── DrainingError          the server is going away (HTTP 503)
@@ -21,7 +22,7 @@ Whoever raises one gives a message of one line that an operator or a caller can 
 """
 
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 
 class CloseCode(IntEnum):
@@ -42,6 +43,23 @@ class CloseCode(IntEnum):
     STALLED = 4004
 
 
+class Refusal(StrEnum):
+    """Why a token was refused: what refusals are counted by."""
+
+    NONE = "none"
+    MALFORMED = "malformed"
+    ALGORITHM = "algorithm"
+    UNKNOWN_KEY = "unknown-key"
+    SIGNATURE = "signature"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not-yet-valid"
+    AUDIENCE = "audience"
+    ISSUER = "issuer"
+    CLAIMS = "claims"
+    USER = "user"
+    REVOKED = "revoked"
+
+
 class ArchibaldError(Exception):
     """The base of every error this package raises on purpose."""
 
@@ -57,8 +75,19 @@ class ListenError(ArchibaldError):
 class AuthError(ArchibaldError):
     """A token is missing or can't be accepted.
 
-    The message is for the server's own log. The other side is told only that
-    authentication failed, never why.
+    The message is for the server's own log, ``reason`` for its counters; a client, which is
+    told only that authentication failed and never why, has no reason.
+    """
+
+    def __init__(self, detail: str, reason: Refusal | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class UnknownKeyError(AuthError):
+    """No key is known for a token, but the issuer may have published one by now.
+
+    Whoever can wait asks `TokenVerifier.verify_anew` before the token is refused.
     """
 
 

@@ -110,12 +110,13 @@ def _bind(host: str, port: int) -> Sequence[socket.socket]:
     return sockets
 
 
-def url_of(sockets: Sequence[socket.socket]) -> str:
+def url_of(sockets: Sequence[socket.socket], *, secure: bool = False) -> str:
     """Return the address of listening sockets, such as ``http://127.0.0.1:8080``."""
+    scheme = "https" if secure else "http"
     name = sockets[0].getsockname()
     if isinstance(name, tuple):
         host = f"[{name[0]}]" if sockets[0].family == socket.AF_INET6 else name[0]
-        return f"http://{host}:{name[1]}"
+        return f"{scheme}://{host}:{name[1]}"
     if isinstance(name, bytes):
         # An abstract name begins with a zero byte, which is written as systemd and ss write it.
         name = f"@{name[1:].decode(errors='replace')}"

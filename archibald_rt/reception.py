@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,7 +12,7 @@ import structlog
 
 from archibald_rt.auth import Identity, TokenVerifier
 from archibald_rt.budget import Budget
-from archibald_rt.errors import AuthError, CloseCode
+from archibald_rt.errors import AuthError, CloseCode, Refusal
 from archibald_rt.eventlog import EventLog
 from archibald_rt.hub import Hub
 from archibald_rt.origins import OriginPolicy, is_origin
@@ -57,6 +58,13 @@ class Counters:
     received: int = 0
     ignored: int = 0
     refused: int = 0
+    refused_for: Counter[Refusal] = field(default_factory=Counter)
+
+    def refuse(self, error: AuthError) -> None:
+        """Count a token that was refused, and why."""
+        self.refused += 1
+        if error.reason is not None:
+            self.refused_for[error.reason] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +171,16 @@ class Reception:
     def identify(self, token: str, *, user: str | None = None) -> Identity:
         """Check a token and read who it is for; with ``user`` it has to be that one's.
 
-        Raises `AuthError`, without the token in its message.
+        Raises `AuthError`, without the token in its message; an `UnknownKeyError` where it is
+        worth waiting for `identify_anew`.
         """
         identity = self._verifier.verify(token, user=user)
+        self._check_revoked(identity)
+        return identity
+
+    async def identify_anew(self, token: str, *, user: str | None = None) -> Identity:
+        """Do as `identify` once the issuer's keys were fetched anew, or could not be in seconds."""
+        identity = await self._verifier.verify_anew(token, user=user)
         self._check_revoked(identity)
         return identity
 
@@ -239,7 +254,7 @@ class Reception:
 
     def _check_revoked(self, identity: Identity) -> None:
         if self.revocations.revoked(identity):
-            raise AuthError("token refused: it was revoked")
+            raise AuthError("token refused: it was revoked", Refusal.REVOKED)
 
     async def hand_on(self, message: ClientMessage) -> None:
         """Hand a device's message to the hook, if there is one."""

@@ -5,14 +5,16 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from archibald_rt.access import Access, Reloaded, keys_of, tls_of
 from archibald_rt.app import internal_app, public_app
-from archibald_rt.auth import BearerTokens, TokenVerifier
+from archibald_rt.auth import BearerTokens, ClaimNames, Jwks, TokenVerifier
 from archibald_rt.drain import drain
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.errors import ConfigError, LogError
 from archibald_rt.eventlog import EventLog, Lasts, Retention
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
+from archibald_rt.fetch import fetching
 from archibald_rt.http1.listener import Listener
 from archibald_rt.http1.terms import Limits
 from archibald_rt.hub import Hub
@@ -47,7 +49,13 @@ class Server:
     """A server that listens; made by `running`."""
 
     def __init__(
-        self, reception: Reception, order: OrderQueue, shutdown: Shutdown, *, drain: float
+        self,
+        reception: Reception,
+        order: OrderQueue,
+        shutdown: Shutdown,
+        access: Access,
+        *,
+        drain: float,
     ) -> None:
         self.shutdown = shutdown
         self.public_url = ""
@@ -55,6 +63,7 @@ class Server:
         self.max_connections = reception.tuning.max_connections
         self._reception = reception
         self._order = order
+        self._access = access
         self._drain = drain
         self._http: list[Listener] = []
 
@@ -76,10 +85,20 @@ class Server:
         )
         http.add_sockets(sockets)
         self._http.append(http)
-        return url_of(sockets)
+        return url_of(sockets, secure=http.secure)
+
+    def reload(self, settings: Settings) -> Reloaded:
+        """Use what these settings say of secrets, keys, tokens and the certificate from now on.
+
+        Raises `ConfigError`, in one line, for settings that would not start a server, or a file
+        that can't be used; then nothing has changed.
+        """
+        check(settings)
+        return self._access.reload(settings)
 
     async def drain(self) -> None:
         """Take nothing new, finish what was accepted, and part from the devices in order."""
+        self._access.jwks.close()
         await drain(
             self._reception,
             self._order,
@@ -95,10 +114,8 @@ def check(settings: Settings) -> None:
     require_secrets(settings)
     if settings.log.engine != "sqlite":
         raise ConfigError(f"[log] engine: {settings.log.engine} is not there yet, only sqlite")
-    if not any(name.startswith("HS") for name in settings.auth.algorithms):
-        raise ConfigError(
-            "[auth] algorithms: none of them verifies a token by a shared secret, such as HS256"
-        )
+    keys_of(settings.auth)
+    tls_of(settings.server)
 
 
 def retention_of(log: LogSettings) -> Retention:
@@ -133,14 +150,14 @@ async def running(
         shutdown = Shutdown()
         hub = Hub(log.head, recent=RECENT, lasts=await _lasts(log))
         sweep = Sweep(heartbeat=delivery.heartbeat, stall_timeout=delivery.stall_timeout)
+        jwks = Jwks(await stack.enter_async_context(fetching()), auth.jwks_url)
         verifier = TokenVerifier(
-            auth.jwt_secret,
+            keys_of(auth),
+            jwks,
             algorithms=auth.algorithms,
             issuer=auth.issuer,
             audience=auth.audience,
-            user_claims=auth.user_claims,
-            role_claim=auth.role_claim,
-            admin_role=auth.admin_role,
+            claim_names=ClaimNames(auth.user_claims, auth.role_claim, auth.admin_role),
             require_exp=auth.require_exp,
             leeway=auth.leeway,
         )
@@ -178,7 +195,6 @@ async def running(
             forget=hub.forget,
             broken=shutdown.broken,
         )
-        server = Server(reception, order, shutdown, drain=settings.server.drain)
         reader = EmissionReader(
             stamp,
             TransientTypes(settings.events.transient),
@@ -190,6 +206,10 @@ async def running(
             Limits(head=timeout, idle=timeout, body=timeout, max_body=_PUBLIC_BODY),
             most=max(possible // 2, 1),
         )
+        if (context := tls_of(settings.server)) is not None:
+            public.use_tls(context)
+        emit_tokens = BearerTokens(internal.emit_tokens)
+        read_tokens = BearerTokens(internal.read_tokens)
         inner = Listener(
             internal_app(
                 reception,
@@ -199,13 +219,15 @@ async def running(
                 reader,
                 upkeep,
                 Revoker(log, order.between, reception),
-                emit_tokens=BearerTokens(internal.emit_tokens),
-                read_tokens=BearerTokens(internal.read_tokens),
+                emit_tokens=emit_tokens,
+                read_tokens=read_tokens,
                 max_body=internal.max_body,
             ),
             Limits(head=_INTERNAL_IDLE, idle=_INTERNAL_IDLE),
         )
-        for work in (sweep.run(), upkeep.run()):
+        access = Access(settings, verifier, jwks, public, emit_tokens, read_tokens)
+        server = Server(reception, order, shutdown, access, drain=settings.server.drain)
+        for work in (sweep.run(), upkeep.run(), jwks.run()):
             task = asyncio.get_running_loop().create_task(work)
             task.add_done_callback(shutdown.ended)
             stack.push_async_callback(_cancelled, task)

@@ -4,10 +4,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 
+from archibald_rt.errors import ConfigError
 from archibald_rt.listen import raise_descriptor_limit
 from archibald_rt.server import Server, running
 from archibald_rt.settings import Settings, set_without_effect
@@ -24,12 +26,14 @@ async def serve(
     inherited: Inherited,
     manager: Notifier,
     *,
+    reread: Callable[[], Settings],
     on_listening: Callable[[Server], None] | None = None,
 ) -> int:
     """Run a server until SIGTERM or SIGINT; returns the exit code.
 
-    The first signal drains, a second one ends the process at once with 1. The service manager
-    is told, and ``on_listening`` called, once connections are taken.
+    The first signal drains, a second one ends the process at once with 1. At SIGHUP the
+    configuration is read again by ``reread``. The service manager is told, and ``on_listening``
+    called, once connections are taken.
     """
     loop = asyncio.get_running_loop()
     limit = raise_descriptor_limit()
@@ -45,6 +49,8 @@ async def serve(
             _logger.info("draining", seconds=settings.server.drain)
             server.shutdown.ask()
 
+        hung_up = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, hung_up.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         _warn_of_short_secrets(settings)
@@ -63,8 +69,10 @@ async def serve(
         )
         if on_listening is not None:
             on_listening(server)
-        await manager.ready(f"listening on {server.public_url} and {server.internal_url}")
-        await server.shutdown.wanted()
+        status = f"listening on {server.public_url} and {server.internal_url}"
+        await manager.ready(status)
+        async with _reloads(server, hung_up, reread, manager, status):
+            await server.shutdown.wanted()
         drain = settings.server.drain
         status = f"draining within {drain:g} s" if server.shutdown.fault is None else "failed"
         await manager.stopping(status, within=drain + LONGEST_CLOSE)
@@ -72,10 +80,52 @@ async def serve(
     return 0 if server.shutdown.fault is None else 1
 
 
+@asynccontextmanager
+async def _reloads(
+    server: Server,
+    asked: asyncio.Event,
+    reread: Callable[[], Settings],
+    manager: Notifier,
+    status: str,
+) -> AsyncIterator[None]:
+    """Reload whenever that is asked for, one at a time, for the length of a block."""
+
+    async def reload_when_asked() -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            await manager.reloading()
+            await _reload(server, reread)
+            await manager.ready(status)
+
+    task = asyncio.get_running_loop().create_task(reload_when_asked())
+    task.add_done_callback(server.shutdown.ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _reload(server: Server, reread: Callable[[], Settings]) -> None:
+    try:
+        # A file may be on a disk that is slow to answer.
+        settings = await asyncio.to_thread(reread)
+        found = server.reload(settings)
+    except ConfigError as error:
+        _logger.error("reload failed, nothing was changed", reason=str(error))  # noqa: TRY400 - whose fault it is stands in the line
+        return
+    _logger.info("reloaded", changed=", ".join(found.changed) or "nothing")
+    _warn_of_short_secrets(settings)
+    if found.need_restart:
+        _logger.warning("needs a restart", keys=", ".join(found.need_restart))
+
+
 def _warn_of_short_secrets(settings: Settings) -> None:
     # RFC 7518, section 3.2: a key is to be as long as the hash.
     sizes = {"HS256": 32, "HS384": 48, "HS512": 64}
-    shortest = min(len(secret.encode()) for secret in settings.auth.jwt_secret)
+    lengths = [len(secret.encode()) for secret in settings.auth.jwt_secret]
+    shortest = min(lengths, default=max(sizes.values()))
     for name in settings.auth.algorithms:
         if shortest < sizes.get(name, 0):
             _logger.warning(

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -146,6 +147,12 @@ class Notifier:
     async def ready(self, status: str) -> None:
         """Say that the service has started; ``status`` is a line for people."""
         await self._tell("READY=1", f"STATUS={status}")
+
+    async def reloading(self) -> None:
+        """Say that the configuration is read again; `ready` says when that is over."""
+        # What Type=notify-reload tells an answer to its signal from an earlier one by.
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        await self._tell("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=reloading")
 
     async def stopping(self, status: str, *, within: float) -> None:
         """Say that the service ends, and ask not to be killed within so many seconds."""

@@ -14,6 +14,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
 from archibald_rt.auth import TokenVerifier
+from archibald_rt.auth.keys import secret_key
 from archibald_rt.logs import configure, log_request
 from support import SECRET, token
 
@@ -115,7 +116,7 @@ def test_what_is_no_token_is_not_masked(text: str) -> None:
 
 
 def test_the_reason_for_a_refusal_holds_no_token(written: io.StringIO) -> None:
-    verifier = TokenVerifier([SECRET[::-1]])
+    verifier = TokenVerifier([secret_key(SECRET[::-1])])
     with pytest.raises(Exception, match="refused") as caught:
         verifier.verify(TOKEN)
     logger().info("device refused", reason=str(caught.value))

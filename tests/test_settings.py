@@ -17,6 +17,7 @@ from archibald_rt.settings import (
     NatsSettings,
     ServerSettings,
     Settings,
+    changed,
     describe,
     load,
     require_secrets,
@@ -388,14 +389,26 @@ def test_a_missing_or_short_secret_is_refused_and_how_to_make_one_is_said(
     assert line.isprintable()
 
 
-def test_a_key_that_nothing_reads_yet_does_not_suffice() -> None:
-    settings = Settings(
-        auth=AuthSettings(jwks_url="https://a/keys"),
-        internal=InternalSettings(emit_tokens=(SECRET,)),
-    )
-    assert "auth.jwks_url" in NO_EFFECT_YET
-    with pytest.raises(ConfigError, match="jwt_secret"):
-        require_secrets(settings)
+@pytest.mark.parametrize(
+    "auth", [AuthSettings(jwks_url="https://a/keys"), AuthSettings(jwt_public_key="-----BEGIN")]
+)
+def test_a_public_key_or_a_key_set_is_as_good_as_a_secret(auth: AuthSettings) -> None:
+    require_secrets(Settings(auth=auth, internal=InternalSettings(emit_tokens=(SECRET,))))
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a/keys", "http://localhost:1/", "http://127.1.2.3/", "http://[::1]:80/x"]
+)
+def test_a_key_set_comes_by_https_or_from_this_machine(url: str) -> None:
+    environ = {"ARCHIBALD_RT_AUTH_JWKS_URL": url}
+    assert load(None, required=False, environ=environ).auth.jwks_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a/keys", "http://localhost.a/", "http://127.0.0.1.a/", "http://10.0.0.1/"]
+)
+def test_a_key_set_of_another_machine_without_tls_is_refused(url: str) -> None:
+    assert "[auth] jwks_url: http is only" in refusal(AUTH_JWKS_URL=url)
 
 
 def test_the_repr_of_settings_shows_no_secret() -> None:
@@ -403,6 +416,15 @@ def test_the_repr_of_settings_shows_no_secret() -> None:
 
 
 # Reports
+
+
+def test_what_changed_is_named_secrets_too_but_not_shown() -> None:
+    before, after = secrets(("x" * 32,), ("y" * 32,)), secrets(("z" * 32,), ("y" * 32,))
+    assert changed(before, before) == ()
+    assert changed(before, dataclasses.replace(after, server=ServerSettings(port=9))) == (
+        "server.port",
+        "auth.jwt_secret",
+    )
 
 
 def test_describe_lists_every_key_with_its_default() -> None:

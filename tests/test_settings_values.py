@@ -170,6 +170,8 @@ def test_a_public_key_keeps_its_lines_and_a_private_one_is_refused() -> None:
     pem = "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----"
     assert key.parse(pem.replace("\n", "\n    ") + "\n") == pem
     assert refuses(key.parse, pem.replace("PUBLIC", "PRIVATE"))
+    assert key.parse(f"{pem}\n\n  {pem}\n") == f"{pem}\n{pem}"
+    assert refuses(key.parse, f"{pem}\n{pem.replace('PUBLIC', 'PRIVATE')}\n{pem}")
 
 
 def test_a_socket_path_must_fit_the_system() -> None:

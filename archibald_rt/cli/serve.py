@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from archibald_rt import logs
+from archibald_rt.auth.keys import HMAC
 from archibald_rt.cli.options import config_option, load_settings
 from archibald_rt.cli.token import mint
 from archibald_rt.server import Server
@@ -34,16 +35,22 @@ def serve(config_path: Path | None, *, dev: bool) -> None:
     def say_how_to_try(running: Server) -> None:
         click.echo(_how_to_try(settings, running, made))
 
+    def reread() -> Settings:
+        return load_settings(config_path, made)
+
     manager = Notifier.from_environ(os.environ)
     with inherited_sockets(os.environ) as sockets:
         on_listening = say_how_to_try if dev else None
-        sys.exit(asyncio.run(run(settings, sockets, manager, on_listening=on_listening)))
+        sys.exit(
+            asyncio.run(run(settings, sockets, manager, reread=reread, on_listening=on_listening))
+        )
 
 
 def _throw_away(settings: Settings) -> dict[tuple[str, str], str]:
     """Make what `settings` lack to be tried out: secrets, and pages of any origin."""
     made: dict[tuple[str, str], str] = {}
-    if not settings.auth.jwt_secret:
+    # Where only public keys are good, a secret would be none.
+    if not settings.auth.jwt_secret and any(n in HMAC for n in settings.auth.algorithms):
         made["auth", "jwt_secret"] = secrets.token_urlsafe(32)
     if not settings.internal.emit_tokens:
         made["internal", "emit_tokens"] = secrets.token_urlsafe(32)
@@ -55,7 +62,7 @@ def _throw_away(settings: Settings) -> dict[tuple[str, str], str]:
 
 def _how_to_try(settings: Settings, running: Server, made: dict[tuple[str, str], str]) -> str:
     """Return lines to paste; only secrets that were made for this run are shown in them."""
-    token = mint(settings, DEV_USER)
+    token = mint(settings, DEV_USER) if settings.auth.jwt_secret else "(one of your issuer's)"
     socket_url = running.public_url.replace("http", "ws", 1) + "/ws/realtime"
     emission = json.dumps({"userId": DEV_USER, "type": "HELLO", "payload": {"text": "it works"}})
     secret = made.get(("auth", "jwt_secret"), "(as configured)")

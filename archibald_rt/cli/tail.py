@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from pathlib import Path
 
 import click
@@ -38,7 +39,9 @@ async def _follow(settings: Settings, user: str, after: str | None) -> None:
     def fresh_token() -> str:
         return mint(settings, user, expires=TOKEN_EXPIRES)
 
-    async with Client(_public_url(settings), fresh_token, cursor=after) as client:
+    context = _trusting(settings.server.tls_cert)
+    client = Client(_public_url(settings), fresh_token, cursor=after, ssl_context=context)
+    async with client:
         async for item in client:
             if isinstance(item, ReceivedEvent):
                 click.echo(item.raw)
@@ -53,4 +56,19 @@ def _public_url(settings: Settings) -> str:
     at = settings.server
     if at.unix_socket is not None:
         raise ConfigError("[server] unix_socket: tail connects by address, not by path")
-    return f"http://{reachable(at.host)}:{at.port}"
+    scheme = "http" if at.tls_cert is None else "https"
+    return f"{scheme}://{reachable(at.host)}:{at.port}"
+
+
+def _trusting(certificate: Path | None) -> ssl.SSLContext | None:
+    """Return what accepts the server's own certificate, and no other, by whatever name."""
+    if certificate is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=certificate)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"[server] tls_cert: {certificate} can't be used: {error}") from None
+    # It is connected to by its address; who has the certificate's key is the server.
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

@@ -51,6 +51,7 @@ class StatsHandler(InternalHandler):
                     "users": len(self._hub.users()),
                     "resumed": counters.resumed,
                     "refused": counters.refused,
+                    "refusedFor": dict(counters.refused_for),
                 },
                 "events": {
                     "durable": self._order.durable,

@@ -3,11 +3,16 @@
 import time
 from http import HTTPStatus
 
-from archibald_rt.errors import AuthError
+import structlog
+
+from archibald_rt.auth import Identity
+from archibald_rt.errors import AuthError, UnknownKeyError
 from archibald_rt.handlers.base import BaseHandler
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
 from archibald_rt.reception import Reception
+
+_logger = structlog.stdlib.get_logger("archibald_rt.health")
 
 
 class HealthzHandler(BaseHandler):
@@ -51,12 +56,18 @@ class WebSocketHealthHandler(BaseHandler):
         self._order = order
         self._reception = reception
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Answer with the status and the figures."""
         try:
-            identity = self._reception.identify(self.user_token())
-        except AuthError:
-            self._reception.counters.refused += 1
+            identity = await self._identity(self.user_token())
+        except AuthError as error:
+            self._reception.counters.refuse(error)
+            _logger.info(
+                "health refused",
+                reason=error.reason,
+                detail=str(error),
+                address=self.request.remote_ip,
+            )
             self.set_header("WWW-Authenticate", "Bearer")
             self.problem(HTTPStatus.UNAUTHORIZED, "Authentication failed")
             return
@@ -84,3 +95,9 @@ class WebSocketHealthHandler(BaseHandler):
                 },
             }
         )
+
+    async def _identity(self, token: str) -> Identity:
+        try:
+            return self._reception.identify(token)
+        except UnknownKeyError:
+            return await self._reception.identify_anew(token)

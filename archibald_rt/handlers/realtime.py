@@ -4,12 +4,10 @@ import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import structlog
-
 from archibald_rt import timestamps
-from archibald_rt.device import SocketDevice
+from archibald_rt.device import SocketDevice, refused
 from archibald_rt.ends import Resume
-from archibald_rt.errors import AuthError
+from archibald_rt.errors import AuthError, UnknownKeyError
 from archibald_rt.handlers.base import BaseHandler
 from archibald_rt.protocol import V1, V2, Dialect
 from archibald_rt.reception import Reception
@@ -22,7 +20,6 @@ SUBPROTOCOL = "archibald.v2"
 """What a device offers to speak v2."""
 
 _BEARER = "bearer."
-_logger = structlog.stdlib.get_logger("archibald_rt.realtime")
 
 
 class RealtimeHandler(BaseHandler, SocketHandler):
@@ -34,6 +31,8 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         self._v1, self._v2 = v1, v2
         self._identity: Identity | None = None
         self._dialect: Dialect = v1
+        # One whose key may be in the issuer's next key set.
+        self._token_to_try_again = ""
 
     def prepare(self) -> None:
         """Read the subprotocols and the token, before the upgrade is accepted.
@@ -51,11 +50,14 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             return
         if self.request.method != "GET":
             return
+        token = self._token(offered)
         try:
-            self._identity = self._reception.identify(self._token(offered))
+            self._identity = self._reception.identify(token)
+        except UnknownKeyError:
+            # A handshake waits for nothing; the connection can.
+            self._token_to_try_again = token
         except AuthError as error:
-            self._reception.counters.refused += 1
-            _logger.info("device refused", reason=str(error), address=self.request.remote_ip)
+            refused(self._reception, error, self.request.remote_ip)
 
     def _refusal(self, offered: list[str]) -> tuple[int, str, str] | None:
         """Return why there can be no upgrade, as status, detail and header; None if there can."""
@@ -93,7 +95,12 @@ class RealtimeHandler(BaseHandler, SocketHandler):
     def accepted(self, connection: Connection) -> SocketDevice:
         """Let the device in, or close at once."""
         device = SocketDevice(connection, self._reception, self._dialect)
-        device.begin(self._identity, self._resume())
+        if self._token_to_try_again:
+            device.begin_when_verified(
+                self._token_to_try_again, self._resume(), self.request.remote_ip
+            )
+        else:
+            device.begin(self._identity, self._resume())
         return device
 
     def _offered(self) -> list[str]:

@@ -66,6 +66,15 @@ class Listener:
         self._listening += [self._accept_from(listener) for listener in sockets]
         self._look_later()
 
+    @property
+    def secure(self) -> bool:
+        """Whether connections begin with the handshake of TLS."""
+        return self._tls is not None
+
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """Have connections that are accepted from now on speak TLS by this context."""
+        self._tls = context
+
     def stop(self) -> None:
         """Take no more connections; those there are end with their next answer.
 

@@ -6,7 +6,7 @@ here reads anything. ``docs/configuration.md`` is the page for operators.
 
 from archibald_rt.settings.checks import require_secrets
 from archibald_rt.settings.load import load
-from archibald_rt.settings.report import Row, describe, set_without_effect
+from archibald_rt.settings.report import Row, changed, describe, set_without_effect
 from archibald_rt.settings.schema import (
     NO_EFFECT_YET,
     AuthSettings,
@@ -34,6 +34,7 @@ __all__ = [
     "Row",
     "ServerSettings",
     "Settings",
+    "changed",
     "describe",
     "load",
     "require_secrets",

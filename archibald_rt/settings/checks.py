@@ -1,9 +1,11 @@
 """What several settings must be together."""
 
+import ipaddress
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from archibald_rt.errors import ConfigError
-from archibald_rt.settings.schema import NO_EFFECT_YET, Settings
+from archibald_rt.settings.schema import Settings
 from archibald_rt.settings.values import show_size
 
 # As long as the output of HS256 (RFC 7518, section 3.2); shorter ones can be guessed.
@@ -33,6 +35,25 @@ def check_together(settings: Settings) -> None:
             " give each listener its own"
         )
     _check_total(settings)
+    _check_jwks_url(settings.auth.jwks_url)
+
+
+def _check_jwks_url(url: str | None) -> None:
+    # Whoever can change what comes from there can make tokens for every user.
+    if url is not None and urlsplit(url).scheme == "http" and not _is_here(urlsplit(url).hostname):
+        raise ConfigError(
+            "[auth] jwks_url: http is only for this machine itself, such as http://127.0.0.1:8090;"
+            " expected https"
+        )
+
+
+def _is_here(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _check_total(settings: Settings) -> None:
@@ -52,16 +73,10 @@ def require_secrets(settings: Settings) -> None:
     32 bytes. The message says how to make one and never repeats a secret.
     """
     auth, internal = settings.auth, settings.internal
-    jwt_keys = {
-        "auth.jwt_secret": auth.jwt_secret,
-        "auth.jwt_public_key": auth.jwt_public_key,
-        "auth.jwks_url": auth.jwks_url,
-    }
-    # A key that nothing reads verifies no token.
-    if not any(value for name, value in jwt_keys.items() if name not in NO_EFFECT_YET):
+    if not (auth.jwt_secret or auth.jwt_public_key or auth.jwks_url):
         raise ConfigError(
-            "[auth] jwt_secret (or ARCHIBALD_RT_AUTH_JWT_SECRET) is not set;"
-            f" use the application's, or {HOW_TO_MAKE_ONE}"
+            "[auth] jwt_secret (or ARCHIBALD_RT_AUTH_JWT_SECRET) is not set, nor are"
+            f" jwt_public_key and jwks_url; use the application's, or {HOW_TO_MAKE_ONE}"
         )
     if not internal.emit_tokens:
         raise ConfigError(

@@ -97,7 +97,7 @@ NETWORKS = Kind(
 STREAM_NAME = Kind("letters, digits, - and _, such as RT", values.parse_stream_name, str)
 # Private although it is public: a key pasted by mistake may be the private one.
 PUBLIC_KEY: Kind[str] = Kind(
-    "a public key in PEM, from -----BEGIN PUBLIC KEY----- to -----END PUBLIC KEY-----",
+    "public keys or certificates in PEM, each from a line -----BEGIN … to a line -----END …",
     values.parse_public_key,
     lambda key: key.replace("\n", "\n    "),
     private=True,

@@ -28,6 +28,16 @@ def describe(settings: Settings) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def changed(before: Settings, after: Settings) -> tuple[str, ...]:
+    """Return ``section.key`` of what two configurations differ in, secrets included."""
+    return tuple(
+        f"{section}.{name}"
+        for section, keys in KEYS.items()
+        for name in keys
+        if getattr(getattr(before, section), name) != getattr(getattr(after, section), name)
+    )
+
+
 def set_without_effect(settings: Settings) -> tuple[str, ...]:
     """Return ``section.key`` of what was set but isn't acted on in this release."""
     return tuple(

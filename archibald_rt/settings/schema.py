@@ -18,12 +18,8 @@ from archibald_rt.settings import kinds
 # and enters config.ini.
 NO_EFFECT_YET = frozenset(
     {
-        "server.tls_cert",
-        "server.tls_key",
         "server.trusted_proxies",
         "server.connects_per_address_per_minute",
-        "auth.jwt_public_key",
-        "auth.jwks_url",
         "delivery.devices_per_user",
         "delivery.connects_per_user_per_minute",
         "delivery.client_messages_per_second",

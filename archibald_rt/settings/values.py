@@ -184,13 +184,13 @@ def parse_socket_path(text: str) -> Path:
 
 
 def parse_public_key(text: str) -> str:
-    """Return one PEM block, its lines without indentation; a private key is refused."""
+    """Return PEM blocks, their lines without indentation; a private key is refused."""
     lines = [clean(line.strip()) for line in text.strip().split("\n")]
     if not (lines[0].startswith("-----BEGIN ") and lines[-1].startswith("-----END ")):
         raise ValueError
-    if "PRIVATE" in lines[0]:
+    if any("PRIVATE" in line for line in lines if line.startswith("-----BEGIN ")):
         raise ValueError
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)
 
 
 def parse_stream_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Who may connect and who may emit: ``auth``."""
+"""Users' tokens, verified by keys that are there: ``auth.tokens`` and ``auth.identity``."""
 
 import base64
 import contextlib
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from archibald_rt.auth import (
     LONGEST_REMEMBERED,
     MAX_TOKEN,
-    BearerTokens,
+    ClaimNames,
     Identity,
     TokenVerifier,
-    bearer_token,
 )
-from archibald_rt.errors import AuthError
+from archibald_rt.auth.keys import secret_key
+from archibald_rt.errors import AuthError, Refusal
 from support import SECRET, token
 
 OTHER_SECRET = "another-secret-for-tests-of-thirty-two-bytes"
@@ -35,17 +35,25 @@ def signed(payload: bytes, header: bytes = HEADER, secret: str = SECRET) -> str:
     return b".".join([*parts, base64.urlsafe_b64encode(digest).rstrip(b"=")]).decode()
 
 
-def verifier(**options: object) -> TokenVerifier:
-    return TokenVerifier([SECRET], **options)  # type: ignore[arg-type]  # each test knows its own
+def verifier(*secrets: str, **options: object) -> TokenVerifier:
+    keys = [secret_key(secret) for secret in secrets or (SECRET,)]
+    return TokenVerifier(keys, **options)  # type: ignore[arg-type]  # each test knows its own
 
 
-def refusal(text: str, by: TokenVerifier | None = None, *, user: str | None = None) -> str:
+def refused(text: str, by: TokenVerifier | None = None, *, user: str | None = None) -> AuthError:
     with pytest.raises(AuthError) as caught:
         (by or verifier()).verify(text, user=user)
     message = str(caught.value)
-    assert "\n" not in message
-    assert len(text) < 20 or text not in message
-    return message
+    assert message.isprintable()
+    # No part of a token is repeated, whatever a library says of it.
+    assert not any(part in message for part in text.split(".") if len(part) > 5)
+    return caught.value
+
+
+def refusal(text: str, by: TokenVerifier | None = None, *, user: str | None = None) -> Refusal:
+    reason = refused(text, by, user=user).reason
+    assert reason is not None
+    return reason
 
 
 def of_length(length: int) -> str:
@@ -128,13 +136,13 @@ def test_the_first_claim_that_is_present_names_the_user(
     ],
 )
 def test_a_token_without_a_user_id_is_refused(claims: dict[str, object]) -> None:
-    assert "token refused" in refusal(signed(json.dumps(claims).encode()))
+    assert refusal(signed(json.dumps(claims).encode())) is Refusal.CLAIMS
 
 
 def test_the_claims_that_name_the_user_can_be_chosen() -> None:
-    chosen = verifier(user_claims=("uid",))
+    chosen = verifier(claim_names=ClaimNames(("uid",)))
     assert chosen.verify(signed(b'{"uid":"a","userId":"b"}')).user == "a"
-    assert "uid" in refusal(token("b"), chosen)
+    assert "uid" in str(refused(token("b"), chosen))
 
 
 @pytest.mark.parametrize(
@@ -159,24 +167,24 @@ def test_an_admin_is_one_whose_role_is_or_holds_it(claims: dict[str, Any], *, ad
 
 
 def test_the_claim_and_the_name_of_the_role_can_be_chosen() -> None:
-    chosen = verifier(role_claim="groups", admin_role="ops")
+    chosen = verifier(claim_names=ClaimNames(role="groups", admin="ops"))
     assert chosen.verify(token("u", groups=["ops"])).admin
     assert not chosen.verify(token("u", role="admin", groups="admin")).admin
 
 
 def test_a_token_of_another_secret_is_refused() -> None:
-    assert "ignature" in refusal(token("u", secret=OTHER_SECRET))
+    assert refusal(token("u", secret=OTHER_SECRET)) is Refusal.SIGNATURE
 
 
 def test_any_of_several_secrets_will_do() -> None:
-    rotating = TokenVerifier([OTHER_SECRET, SECRET])
+    rotating = verifier(OTHER_SECRET, SECRET)
     for secret in (OTHER_SECRET, SECRET):
         assert rotating.verify(token("u", secret=secret)).user == "u"
     refusal(token("u", secret="a third secret of thirty-two bytes or more"), rotating)
 
 
 def test_without_a_secret_every_token_is_refused() -> None:
-    refusal(token("u"), TokenVerifier([]))
+    assert refusal(token("u"), TokenVerifier([])) is Refusal.UNKNOWN_KEY
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
@@ -189,42 +197,43 @@ def test_a_token_that_was_tampered_with_is_refused(part: int) -> None:
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS512", "HS384", "RS256", ""])
 def test_only_the_configured_algorithms_are_taken(algorithm: str) -> None:
     header = json.dumps({"alg": algorithm}).encode()
-    refusal(signed(b'{"userId":"u"}', header))
-    refusal(signed(b'{"userId":"u"}', header).rpartition(".")[0] + ".")
+    for text in (signed(b'{"userId":"u"}', header), signed(b'{"userId":"u"}', b'{"typ":"JWT"}')):
+        assert refusal(text) is Refusal.ALGORITHM
+        assert refusal(text.rpartition(".")[0] + ".") is Refusal.ALGORITHM
 
 
 def test_a_configured_algorithm_is_taken() -> None:
     secret = "s" * 64
     text = jwt.encode({"userId": "u"}, secret, algorithm="HS512")
-    assert TokenVerifier([secret], algorithms=["HS256", "HS512"]).verify(text).user == "u"
+    assert verifier(secret, algorithms=["HS256", "HS512"]).verify(text).user == "u"
 
 
 def test_a_secret_is_never_taken_for_a_public_key() -> None:
-    refusal(token("u"), verifier(algorithms=["RS256"]))
+    assert refusal(token("u"), verifier(algorithms=["RS256"])) is Refusal.ALGORITHM
 
 
 @pytest.mark.parametrize(
-    ("claims", "accepted"),
+    ("claims", "reason"),
     [
-        ({"aud": "a", "iss": "i"}, True),
-        ({"aud": ["a", "b"], "iss": "i"}, True),
-        ({"aud": "b", "iss": "i"}, False),
-        ({"aud": "a", "iss": "j"}, False),
-        ({"aud": "a"}, False),
-        ({"iss": "i"}, False),
-        ({"aud": 5, "iss": "i"}, False),
-        ({"aud": "a", "iss": ["i"]}, False),
+        ({"aud": "a", "iss": "i"}, None),
+        ({"aud": ["a", "b"], "iss": "i"}, None),
+        ({"aud": "b", "iss": "i"}, Refusal.AUDIENCE),
+        ({"aud": "a", "iss": "j"}, Refusal.ISSUER),
+        ({"aud": "a"}, Refusal.ISSUER),
+        ({"iss": "i"}, Refusal.AUDIENCE),
+        ({"aud": 5, "iss": "i"}, Refusal.AUDIENCE),
+        ({"aud": "a", "iss": ["i"]}, Refusal.ISSUER),
     ],
 )
 def test_audience_and_issuer_are_checked_where_they_are_configured(
-    claims: dict[str, object], *, accepted: bool
+    claims: dict[str, object], reason: Refusal | None
 ) -> None:
     strict = verifier(audience="a", issuer="i")
     text = signed(json.dumps({"userId": "u", **claims}).encode())
-    if accepted:
+    if reason is None:
         assert strict.verify(text).user == "u"
     else:
-        refusal(text, strict)
+        assert refusal(text, strict) is reason
     # Where they are not, whatever a token says of them is nobody's business.
     assert verifier().verify(text).user == "u"
 
@@ -232,14 +241,14 @@ def test_audience_and_issuer_are_checked_where_they_are_configured(
 def test_a_token_expires_at_its_time_and_the_leeway() -> None:
     now = time.time()
     assert verifier(leeway=30).verify(token("u", exp=int(now) - 20)).expires == int(now) - 20
-    assert "expired" in refusal(token("u", exp=int(now) - 40), verifier(leeway=30))
-    assert "expired" in refusal(token("u", exp=int(now) - 2), verifier(leeway=0))
+    assert refusal(token("u", exp=int(now) - 40), verifier(leeway=30)) is Refusal.EXPIRED
+    assert refusal(token("u", exp=int(now) - 2), verifier(leeway=0)) is Refusal.EXPIRED
 
 
 def test_a_token_that_is_not_valid_yet_is_refused() -> None:
     later = int(time.time()) + 60
-    refusal(token("u", nbf=later))
-    refusal(token("u", iat=later))
+    assert refusal(token("u", nbf=later)) is Refusal.NOT_YET_VALID
+    assert refusal(token("u", iat=later)) is Refusal.NOT_YET_VALID
     assert verifier(leeway=120).verify(token("u", nbf=later, iat=later)).user == "u"
 
 
@@ -258,15 +267,15 @@ def test_a_token_that_was_accepted_is_not_read_again(monkeypatch: pytest.MonkeyP
         assert by.verify(good) == Identity("user-1", admin=False, expires=None)
         by.verify(large)
         refusal("no token at all", by)
-    assert read == [good, large, "no token at all"] + [large, "no token at all"] * 2
+    assert read == [good, large] + [large] * 2
     # What is remembered is whose it is, not that anybody may use it.
-    assert "another user's" in refusal(good, by, user="user-2")
+    assert refusal(good, by, user="user-2") is Refusal.USER
 
 
 def test_what_is_remembered_of_a_token_expires_with_it() -> None:
     by, began = verifier(leeway=0.0), int(time.time())
     text = token("u", nbf=began + 1, exp=began + 2)
-    assert "not yet valid" in refusal(text, by)
+    assert refusal(text, by) is Refusal.NOT_YET_VALID
     said = []
     while time.time() < began + 2.2:
         try:
@@ -274,16 +283,16 @@ def test_what_is_remembered_of_a_token_expires_with_it() -> None:
         except AuthError as error:
             said.append(str(error))
     assert list(dict.fromkeys(said)) == [
-        "token refused: The token is not yet valid (nbf)",
+        "token refused: it is not valid yet",
         "u",
-        "token refused: Signature has expired",
+        "token refused: it has expired",
     ]
 
 
 def test_a_token_needs_an_expiry_only_where_it_is_required() -> None:
     strict = verifier(require_exp=True)
-    assert "exp" in refusal(token("u"), strict)
-    refusal(signed(b'{"userId":"u","exp":null}'), strict)
+    assert str(refused(token("u"), strict)) == "token refused: it has no exp"
+    assert refusal(signed(b'{"userId":"u","exp":null}'), strict) is Refusal.CLAIMS
     assert strict.verify(token("u", exp=int(time.time()) + 60)).expires is not None
 
 
@@ -306,7 +315,10 @@ def test_an_expiry_is_read_and_kept_within_what_can_be_written(
 @pytest.mark.parametrize("name", [b"exp", b"iat", b"nbf"])
 @pytest.mark.parametrize("written", [b"null", b"[]", b"{}", b'"x"', b"NaN", b"1e999", b"-1e999"])
 def test_a_time_that_is_no_number_is_refused(name: bytes, written: bytes) -> None:
-    refusal(signed(b'{"userId":"u","' + name + b'":' + written + b"}"))
+    assert refusal(signed(b'{"userId":"u","' + name + b'":' + written + b"}")) in {
+        Refusal.CLAIMS,
+        Refusal.MALFORMED,
+    }
 
 
 @pytest.mark.parametrize(
@@ -337,7 +349,8 @@ def test_a_time_that_is_no_number_is_refused(name: bytes, written: bytes) -> Non
     ids=range(21),
 )
 def test_what_is_no_token_is_refused_and_nothing_else(text: str) -> None:
-    refusal(text)
+    reason = Refusal.NONE if not text else Refusal.MALFORMED
+    assert refusal(text) in {reason, Refusal.ALGORITHM, Refusal.CLAIMS}
 
 
 @settings(deadline=None)
@@ -355,57 +368,14 @@ def test_a_token_of_8_kib_is_read_and_a_longer_one_is_not() -> None:
     # The next one that can be written.
     longer = of_length(8194)
     assert len(longer) > 8192
-    assert "longer" in refusal(longer)
+    assert "longer" in str(refused(longer))
+    assert refusal(longer) is Refusal.MALFORMED
 
 
 def test_a_new_token_has_to_be_of_the_same_user() -> None:
     assert verifier().verify(token("u"), user="u").user == "u"
-    assert "another" in refusal(token("U"), user="u")
-    assert "another" in refusal(token("e\u0301"), user="\u00e9")
-
-
-def test_any_of_the_emit_tokens_is_accepted_and_nothing_else() -> None:
-    tokens = BearerTokens(["first-token", "zweites-tök"])
-    assert tokens.accept(b"first-token")
-    assert tokens.accept("zweites-tök".encode())
-    for wrong in (
-        b"",
-        b"first-toke",
-        b"first-token ",
-        b"First-token",
-        "zweites-tök".encode("latin-1"),
-        b"\xff\x00",
-        b"first-tokenzweites",
-    ):
-        assert not tokens.accept(wrong)
-
-
-def test_without_emit_tokens_nothing_is_accepted() -> None:
-    assert not BearerTokens([]).accept(b"")
-    assert not BearerTokens([]).accept(b"x")
-
-
-@pytest.mark.parametrize(
-    ("header", "found"),
-    [
-        ("Bearer abc", "abc"),
-        ("bearer abc", "abc"),
-        ("BEARER   abc  ", "abc"),
-        ("Bearer a.b-c_d~+/=", "a.b-c_d~+/="),
-        ("", ""),
-        ("abc", ""),
-        ("Bearer", ""),
-        ("Bearer ", ""),
-        ("Bearerabc", ""),
-        ("Bearer a b", ""),
-        ("Basic abc", ""),
-        ("xBearer abc", ""),
-        ("Bearer abc\nX: y", ""),
-        ("Bearer\tabc", ""),
-    ],
-)
-def test_the_token_of_a_header_is_found(header: str, found: str) -> None:
-    assert bearer_token(header) == found
+    assert refusal(token("U"), user="u") is Refusal.USER
+    assert refusal(token("e\u0301"), user="\u00e9") is Refusal.USER
 
 
 def test_claims_nested_as_deep_as_a_token_can_be_are_no_crash() -> None:

@@ -1,0 +1,46 @@
+"""The public listener's certificate, where no proxy takes care of TLS."""
+
+import ssl
+from pathlib import Path
+
+from archibald_rt.errors import ConfigError
+
+_REFUSALS = {
+    "KEY_VALUES_MISMATCH": "[server] tls_key: not the key of the certificate in tls_cert",
+    "KEY_TYPE_MISMATCH": "[server] tls_key: not the key of the certificate in tls_cert",
+    "BAD_PASSWORD_READ": "[server] tls_key: encrypted; expected one without a password",
+    "BAD_DECRYPT": "[server] tls_key: encrypted; expected one without a password",
+    "EE_KEY_TOO_SMALL": "[server] tls_cert: its key is too small",
+    "CA_MD_TOO_WEAK": "[server] tls_cert: its signature is too weak",
+}
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return what a listener needs to speak TLS 1.2 or newer with this certificate chain.
+
+    Raises `ConfigError`, in one line, for files that can't be read or don't belong together.
+    """
+    for name, path in (("tls_cert", certificate), ("tls_key", key)):
+        try:
+            with path.open("rb"):
+                pass
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"[server] {name}: {path} can't be read: {reason}") from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # It would stop a connection whose socket goes on without the handshake's stream.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without a password OpenSSL would ask the terminal for one.
+        context.load_cert_chain(certificate, key, password=lambda: b"")
+    except ssl.SSLError as error:
+        reason = _REFUSALS.get(error.reason or "")
+        if reason is None:
+            expected = "expected a certificate chain and its private key, both in PEM"
+            reason = f"[server] tls_cert and tls_key: can't be used ({error.reason}); {expected}"
+        raise ConfigError(reason) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"[server] tls_cert and tls_key: can't be used: {error}") from None
+    return context
