@@ -1,9 +1,10 @@
 """A small document fetched by HTTP, without a wait for anybody else."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 
 from archibald_rt.auth.jwks import Fetch, FetchError
 
@@ -23,7 +24,7 @@ async def fetching(*, within: float = TIMEOUT, largest: int = LARGEST) -> AsyncI
 
     Certificates are verified by the system's authorities; no redirect is followed, since where
     it leads nobody has configured. A fetch is ended after ``within`` seconds, or beyond
-    ``largest`` bytes.
+    ``largest`` bytes; the end of the block waits for one whose caller was cancelled.
     """
     # Tornado's own, and not the one that is configured for whoever embeds the server.
     client = AsyncHTTPClient(
@@ -33,6 +34,8 @@ async def fetching(*, within: float = TIMEOUT, largest: int = LARGEST) -> AsyncI
         max_header_size=largest // 2,
         max_body_size=largest,
     )
+    # Tornado goes on with a request that nobody waits for, and nothing else ends it.
+    underway: set[asyncio.Future[HTTPResponse]] = set()
 
     async def fetch(url: str) -> bytes:
         request = HTTPRequest(
@@ -44,7 +47,10 @@ async def fetching(*, within: float = TIMEOUT, largest: int = LARGEST) -> AsyncI
             decompress_response=False,
         )
         try:
-            response = await client.fetch(request)
+            fetched = client.fetch(request)
+            underway.add(fetched)
+            fetched.add_done_callback(underway.discard)
+            response = await asyncio.shield(fetched)
         except HTTPClientError as error:
             answered = "" if error.code == _NO_ANSWER else f"HTTP {error.code}: "
             raise FetchError(f"{answered}{error.message}") from None
@@ -56,4 +62,5 @@ async def fetching(*, within: float = TIMEOUT, largest: int = LARGEST) -> AsyncI
     try:
         yield fetch
     finally:
+        await asyncio.gather(*underway, return_exceptions=True)
         client.close()

@@ -101,17 +101,19 @@ class Jwks:
             self._waiting -= 1
 
     def close(self) -> None:
-        """Keep nobody waiting any more. Doing it again does nothing."""
+        """Keep nobody waiting any more, and fetch nothing more. Doing it again does nothing."""
         self._closed = True
+        self._wanted.set()
         self._release()
 
     async def run(self) -> None:
-        """Fetch and fetch again, until cancelled."""
+        """Fetch and fetch again, until closed or cancelled."""
         loop = asyncio.get_running_loop()
-        while True:
-            while self._url is None:
-                self._wanted.clear()
+        while not self._closed:
+            if self._url is None:
                 await self._wanted.wait()
+                self._wanted.clear()
+                continue
             self._wanted.clear()
             self._began = loop.time()
             await self._fetch_once(self._url)

@@ -27,6 +27,8 @@ SHORTEST_RSA = 2048
 HMAC = ("HS256", "HS384", "HS512")
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+# By the kty of a key: an algorithm whose reader PyJWT is to use, whatever else the key says.
+_READERS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n.*?\n-----END \1-----", re.DOTALL)
 
 
@@ -158,8 +160,9 @@ def key_of_jwk(jwk: Mapping[str, Any]) -> Key:
     Raises `ValueError` for one that is of no use here: not for signatures, of a kind that is
     not known, too weak, or with the private part in it.
     """
-    if jwk.get("kty") not in ("RSA", "EC", "OKP"):
-        # A secret that is published is none. (No set: what stands there may have no hash.)
+    reader = _READERS.get(str(jwk.get("kty")))
+    if reader is None:
+        # A secret that is published is none.
         raise ValueError("not of a kind that has a public part")
     operations = jwk.get("key_ops", ["verify"])
     verifies = isinstance(operations, list) and "verify" in operations
@@ -171,7 +174,7 @@ def key_of_jwk(jwk: Mapping[str, Any]) -> Key:
     if not isinstance(kid, str | None):
         raise ValueError("its kid is no text")  # noqa: TRY004 - a fault of a document
     try:
-        material = jwt.PyJWK(dict(jwk)).key
+        material = jwt.PyJWK(dict(jwk), reader).key
     except Exception as error:
         # It has its parsers read what anybody may have written.
         raise ValueError("not to be read") from error
