@@ -8,8 +8,8 @@ from archibald_rt.errors import ConfigError
 _REFUSALS = {
     "KEY_VALUES_MISMATCH": "[server] tls_key: not the key of the certificate in tls_cert",
     "KEY_TYPE_MISMATCH": "[server] tls_key: not the key of the certificate in tls_cert",
-    "BAD_PASSWORD_READ": "[server] tls_key: encrypted; expected one without a password",
-    "BAD_DECRYPT": "[server] tls_key: encrypted; expected one without a password",
+    # What it says of the key where that is of another kind than the certificate's.
+    "NO_CERTIFICATE_ASSIGNED": "[server] tls_key: not the key of the certificate in tls_cert",
     "EE_KEY_TOO_SMALL": "[server] tls_cert: its key is too small",
     "CA_MD_TOO_WEAK": "[server] tls_cert: its signature is too weak",
 }
@@ -33,8 +33,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # Without a password OpenSSL would ask the terminal for one.
-        context.load_cert_chain(certificate, key, password=lambda: b"")
+        context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
         reason = _REFUSALS.get(error.reason or "")
         if reason is None:
@@ -44,3 +43,8 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         raise ConfigError(f"[server] tls_cert and tls_key: can't be used: {error}") from None
     return context
+
+
+def _no_password() -> bytes:
+    """Refuse a key that has one: OpenSSL would ask the terminal for it."""
+    raise ConfigError("[server] tls_key: encrypted; expected one without a password")

@@ -31,10 +31,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 _OF_SERVICES = ("ARCHIBALD_RT_", "LISTEN_", "NOTIFY_", "WATCHDOG_")
 
 
-def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a server with free ports and its log in `folder`."""
+def environment(folder: Path, extra: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """Return the environment of a server with free ports and its log in `folder`.
+
+    What is None in ``extra`` is left out.
+    """
     clean = {k: v for k, v in os.environ.items() if not k.startswith(_OF_SERVICES)}
-    return {
+    made: dict[str, str | None] = {
         **clean,
         "ARCHIBALD_RT_SERVER_PORT": "0",
         "ARCHIBALD_RT_INTERNAL_PORT": "0",
@@ -44,6 +47,7 @@ def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[st
         "ARCHIBALD_RT_LOGGING_FORMAT": "json",
         **(extra or {}),
     }
+    return {name: text for name, text in made.items() if text is not None}
 
 
 def command(
@@ -69,7 +73,7 @@ def command(
 def _running(
     folder: Path,
     *arguments: str,
-    extra: Mapping[str, str] | None,
+    extra: Mapping[str, str | None] | None,
     stdout: int,
     stderr: int,
     sockets: Sequence[socket.socket] = (),
@@ -146,7 +150,10 @@ class ServerProcess:
 
 @contextmanager
 def serving(
-    folder: Path, extra: Mapping[str, str] | None = None, *, sockets: Sequence[socket.socket] = ()
+    folder: Path,
+    extra: Mapping[str, str | None] | None = None,
+    *,
+    sockets: Sequence[socket.socket] = (),
 ) -> Iterator[ServerProcess]:
     """Run ``archibald-rt serve`` for the length of a block; it is killed if it still runs then.
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 
 import jwt
@@ -19,6 +19,9 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from archibald_rt.reception import ClientMessageHook
 from archibald_rt.server import running
 from archibald_rt.settings import Settings, load
+
+if TYPE_CHECKING:
+    import ssl
 
 SECRET = "a-secret-for-tests-of-thirty-two-bytes-at-least"
 EMIT_TOKEN = "an-emit-token-for-tests-of-thirty-two-bytes"
@@ -138,6 +141,8 @@ class Harness:
     def __init__(self, server: Addresses, settings: Settings) -> None:
         self.server = server
         self.settings = settings
+        self.tls: ssl.SSLContext | None = None
+        """By what clients of the public listener trust it, where that speaks TLS."""
 
     async def connect(self, user: object, *, v2: bool = True, **query: str) -> Device:
         """Connect a device of a user; the rest is the query, such as ``lastEventId``."""
@@ -153,7 +158,9 @@ class Harness:
     ) -> Device:
         """Connect with just this query and these headers. Raises as Tornado's client does."""
         url = self.server.public_url.replace("http", "ws", 1) + "/ws/realtime"
-        request = HTTPRequest(f"{url}?{urlencode(query)}", headers=dict(headers or {}))
+        request = HTTPRequest(
+            f"{url}?{urlencode(query)}", headers=dict(headers or {}), ssl_options=self.tls
+        )
         offered = subprotocols if subprotocols is not None else [SUBPROTOCOL] if v2 else None
         return Device(await _within(websocket_connect(request, subprotocols=offered)))
 
@@ -187,7 +194,10 @@ class Harness:
         """Get a path of the internal listener, or of the public one."""
         base = self.server.public_url if public else self.server.internal_url
         headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
-        return await AsyncHTTPClient().fetch(base + path, headers=headers, raise_error=False)
+        trusting = {"ssl_options": self.tls} if public else {}
+        return await AsyncHTTPClient().fetch(
+            base + path, headers=headers, raise_error=False, **trusting
+        )
 
     async def delete(self, path: str, *, bearer: str | None = EMIT_TOKEN) -> HTTPResponse:
         """Delete a path of the internal listener."""

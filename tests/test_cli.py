@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import jwt
 import pytest
 
+from issuer import certificate_files, pem
 from processes import PATIENCE, ServerProcess, command, serving, started
 from support import EMIT_TOKEN, SECRET
 
@@ -50,6 +51,57 @@ def test_emit_prints_the_answer_and_keeps_the_payloads_spelling(
         tail.wait(PATIENCE)
     assert json.loads(line)["id"] == answer["id"]
     assert '"payload":{"n": 1.00}' in line
+
+
+def test_tail_comes_by_tls_where_the_server_speaks_it(tmp_path: Path) -> None:
+    cert, key = certificate_files(tmp_path / "tls")
+    tls = {"ARCHIBALD_RT_SERVER_TLS_CERT": str(cert), "ARCHIBALD_RT_SERVER_TLS_KEY": str(key)}
+    with serving(tmp_path, tls) as server:
+        assert server.public_url.startswith("https://")
+        ports = {
+            **tls,
+            "ARCHIBALD_RT_SERVER_PORT": str(urlsplit(server.public_url).port),
+            "ARCHIBALD_RT_INTERNAL_PORT": str(urlsplit(server.internal_url).port),
+        }
+        assert command(tmp_path, "emit", "u", "JOB_STARTED", extra=ports).returncode == 0
+        with started(tmp_path, "tail", "u", "--after", "earliest", extra=ports) as tail:
+            assert tail.stdout is not None
+            assert json.loads(tail.stdout.readline())["type"] == "JOB_STARTED"
+            tail.send_signal(signal.SIGINT)
+            tail.wait(PATIENCE)
+        # A server of another certificate is not the configured one.
+        certificate_files(tmp_path / "tls", number=1)
+        with started(tmp_path, "tail", "u", "--after", "earliest", extra=ports) as tail:
+            assert tail.wait(PATIENCE) == 1
+
+
+def test_a_server_to_try_out_needs_no_secret_where_public_keys_are_configured(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "key.pem").write_text(pem("P-256"), encoding="utf-8")
+    extra = {
+        "ARCHIBALD_RT_AUTH_JWT_SECRET": "",
+        "ARCHIBALD_RT_AUTH_JWT_PUBLIC_KEY_FILE": str(tmp_path / "key.pem"),
+        "ARCHIBALD_RT_AUTH_ALGORITHMS": "ES256",
+    }
+    with started(tmp_path, "serve", "--dev", extra=extra) as server:
+        assert server.stdout is not None
+        lines = [server.stdout.readline() for _ in range(6)]
+        assert "one of your issuer's" in "".join(lines)
+    assert "needed to sign a token" in one_line(command(tmp_path, "token", "u", extra=extra))
+
+
+def test_config_show_has_public_keys_and_addresses_but_no_secret_of_them(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text(pem("P-256"), encoding="utf-8")
+    extra = {
+        "ARCHIBALD_RT_AUTH_JWT_PUBLIC_KEY_FILE": str(tmp_path / "key.pem"),
+        "ARCHIBALD_RT_AUTH_JWKS_URL": "https://user:hidden@issuer.example/keys",
+        "ARCHIBALD_RT_AUTH_ALGORITHMS": "HS256, ES256",
+    }
+    shown = command(tmp_path, "config", "show", extra=extra).stdout
+    assert "jwks_url = https://***@issuer.example/keys" in shown
+    for hidden in (SECRET, EMIT_TOKEN, "hidden"):
+        assert hidden not in shown
 
 
 def test_tail_follows_a_user_through_a_restart_of_the_server(tmp_path: Path) -> None:

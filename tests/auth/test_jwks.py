@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,7 +14,8 @@ from archibald_rt.auth.jwks import FetchError
 from archibald_rt.auth.keys import keys_of_pem
 from archibald_rt.errors import AuthError, Refusal, UnknownKeyError
 from archibald_rt.fetch import LARGEST, fetching
-from issuer import Issuer, issuing, jwk, pem, signed
+from archibald_rt.tls import server_context
+from issuer import Issuer, certificate_files, issuing, jwk, pem, signed
 from support import eventually
 
 ALGORITHMS = ("ES256", "RS256")
@@ -376,3 +378,18 @@ async def test_a_fetch_from_where_nobody_listens_says_so() -> None:
     async with fetching() as fetch:
         with pytest.raises(FetchError, match="refused"):
             await fetch(url)
+
+
+@pytest.mark.gen_test
+async def test_a_fetch_from_a_server_whose_certificate_nobody_vouches_for_is_none(
+    tmp_path: Path,
+) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    context = server_context(*certificate_files(tmp_path / "tls"))
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with server, fetching() as fetch:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(FetchError, match="CERTIFICATE_VERIFY_FAILED"):
+            await fetch(f"https://127.0.0.1:{port}/")
