@@ -53,7 +53,7 @@ async def serve(
         loop.add_signal_handler(signal.SIGHUP, hung_up.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
-        _warn_of_short_secrets(settings)
+        _warn_of_weakness(settings)
         if unused := set_without_effect(settings):
             _logger.warning("set, but without effect in this release", keys=", ".join(unused))
         if inherited != NOTHING_INHERITED:
@@ -116,12 +116,16 @@ async def _reload(server: Server, reread: Callable[[], Settings]) -> None:
         _logger.error("reload failed, nothing was changed", reason=str(error))  # noqa: TRY400 - whose fault it is stands in the line
         return
     _logger.info("reloaded", changed=", ".join(found.changed) or "nothing")
-    _warn_of_short_secrets(settings)
+    _warn_of_weakness(settings)
     if found.need_restart:
         _logger.warning("needs a restart", keys=", ".join(found.need_restart))
 
 
-def _warn_of_short_secrets(settings: Settings) -> None:
+def _warn_of_weakness(settings: Settings) -> None:
+    """Say what works and should not stay so."""
+    if settings.auth.jwks_url is not None and settings.auth.audience is None:
+        # RFC 8725, section 3.9: an issuer's keys sign for all its customers.
+        _logger.warning("[auth] jwks_url without audience: tokens made for others are good here")
     # RFC 7518, section 3.2: a key is to be as long as the hash.
     sizes = {"HS256": 32, "HS384": 48, "HS512": 64}
     lengths = [len(secret.encode()) for secret in settings.auth.jwt_secret]

@@ -325,6 +325,24 @@ def test_a_broken_configuration_changes_nothing_and_is_told_in_one_line(
         assert accepts(server, token("u", secret=OTHER_SECRET))
 
 
+def test_a_key_set_without_an_audience_is_warned_of_at_the_start_and_at_a_reload(
+    tmp_path: Path,
+) -> None:
+    with issuing(jwk("rsa2048", kid="a")) as issuer:
+        lines = [f"jwks_url = {issuer.url}", "algorithms = HS256, RS256"]
+        configured(tmp_path, *lines)
+        with reloadable(tmp_path) as server:
+            events = [line["event"] for line in server.lines]
+            assert (
+                sum(event.startswith("[auth] jwks_url without audience") for event in events) == 1
+            )
+            server.signal(signal.SIGHUP)
+            server.line(next(event for event in events if "without audience" in event))
+        configured(tmp_path, *lines, "audience = here")
+        with reloadable(tmp_path) as server:
+            assert not any("audience" in line["event"] for line in server.lines)
+
+
 def test_what_a_reload_does_not_reach_is_named_until_the_restart(tmp_path: Path) -> None:
     configured(tmp_path)
     cert, key = certificate_files(tmp_path / "tls")

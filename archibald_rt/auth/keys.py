@@ -168,8 +168,6 @@ def key_of_jwk(jwk: Mapping[str, Any]) -> Key:
     verifies = isinstance(operations, list) and "verify" in operations
     if jwk.get("use", "sig") != "sig" or not verifies:
         raise ValueError("not for verifying")
-    if "d" in jwk:
-        raise ValueError("a private key")
     kid, algorithm = jwk.get("kid"), jwk.get("alg")
     if not isinstance(kid, str | None):
         raise ValueError("its kid is no text")  # noqa: TRY004 - a fault of a document
@@ -178,6 +176,7 @@ def key_of_jwk(jwk: Mapping[str, Any]) -> Key:
     except Exception as error:
         # It has its parsers read what anybody may have written.
         raise ValueError("not to be read") from error
+    # Of a private key this makes none.
     key = public_key(material, kid)
     if algorithm is None:
         return key

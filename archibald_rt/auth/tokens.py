@@ -1,6 +1,8 @@
 """Users' tokens: JSON Web Tokens (RFC 7519), read and verified."""
 
+import base64
 import functools
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -151,13 +153,21 @@ class TokenVerifier:
 
 
 def _header(token: str) -> tuple[str, str | None]:
-    """Return a token's ``alg`` and ``kid``, which nobody has vouched for yet."""
+    """Return a token's ``alg`` and ``kid``, which nobody has vouched for yet.
+
+    They only pick among keys: with each of these PyJWT reads all of the token again, and holds
+    it to the key's own algorithms. (Its `get_unverified_header` reads the claims as well: 14 us
+    of 57 that a new token cost.)
+    """
+    encoded = token.partition(".")[0]
     try:
-        header = jwt.get_unverified_header(token)
-    except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        header = json.loads(base64.urlsafe_b64decode(encoded + "=="))
+        algorithm, kid = header.get("alg"), header.get("kid")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise _refused(error) from None
-    algorithm = header.get("alg")
-    return algorithm if isinstance(algorithm, str) else "", header.get("kid")
+    if not isinstance(kid, str | None):
+        raise _refused(jwt.DecodeError())
+    return algorithm if isinstance(algorithm, str) else "", kid
 
 
 def _refused(error: Exception) -> AuthError:

@@ -10,6 +10,7 @@ import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm
 
 import issuer
 from archibald_rt.auth import TokenVerifier, configured_keys
@@ -21,7 +22,7 @@ from archibald_rt.auth.keys import (
     secret_key,
 )
 from archibald_rt.errors import AuthError, ConfigError, Refusal
-from issuer import jwk, pem, signed
+from issuer import jwk, pem, private_key, signed
 from support import SECRET, token
 
 RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -230,8 +231,9 @@ def test_a_key_with_an_alg_is_for_that_one_alone() -> None:
         jwk("P-256", alg=["ES256"]),
         jwk("P-256", kid=5),  # type: ignore[arg-type]  # as an issuer might
         {**jwk("P-256"), "d": "AAAA"},
+        ECAlgorithm.to_jwk(private_key("P-256"), as_dict=True),
     ],
-    ids=range(21),
+    ids=range(22),
 )
 def test_a_member_that_is_of_no_use_is_told_so(member: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^[a-z]"):
