@@ -5,7 +5,6 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from archibald_rt.access import Access, Reloaded, keys_of, tls_of
 from archibald_rt.app import internal_app, public_app
 from archibald_rt.auth import BearerTokens, ClaimNames, Jwks, TokenVerifier
 from archibald_rt.drain import drain
@@ -23,6 +22,7 @@ from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.recent import USERS
 from archibald_rt.reception import ClientMessageHook, Reception, Tuning
+from archibald_rt.reload import Access, Reloaded, keys_of, tls_of
 from archibald_rt.revocations import Revocations
 from archibald_rt.revoking import Revoker
 from archibald_rt.settings import (

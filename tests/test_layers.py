@@ -76,7 +76,7 @@ LAYERS = [
     "drain",
     "handlers.*",
     "app",
-    "access",
+    "reload",
     "server",
     "service",
     "client.*",

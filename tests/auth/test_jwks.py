@@ -1,21 +1,17 @@
-"""The issuer's key set, from a real server of it: ``auth.jwks`` and ``fetch``."""
+"""The issuer's key set, from a real server of it: ``auth.jwks``."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from archibald_rt.auth import Jwks, TokenVerifier, jwks
-from archibald_rt.auth.jwks import FetchError
 from archibald_rt.auth.keys import keys_of_pem
 from archibald_rt.errors import AuthError, Refusal, UnknownKeyError
 from archibald_rt.fetch import LARGEST, fetching
-from archibald_rt.tls import server_context
-from issuer import Issuer, certificate_files, issuing, jwk, pem, signed
+from issuer import Issuer, issuing, jwk, pem, signed
 from support import eventually
 
 ALGORITHMS = ("ES256", "RS256")
@@ -348,48 +344,3 @@ async def test_configured_keys_work_beside_a_set_that_never_came(issuer: Issuer)
         assert by.verify(signed("rsa2048")).user == "u"
         assert by.verify(signed("rsa2048", kid="whatever")).user == "u"
         issuer.let_go.set()
-
-
-# Fetching
-
-
-@pytest.mark.gen_test
-async def test_a_fetch_ends_in_time_however_slowly_the_answer_comes() -> None:
-    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-            writer.write(b"HTTP/1.1 200 OK\r\nX: ")
-            while True:
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.02)
-        writer.close()
-
-    server = await asyncio.start_server(drip, "127.0.0.1", 0)
-    async with server, fetching(within=0.3) as fetch:
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(FetchError, match="Timeout"):
-            await asyncio.wait_for(fetch(f"http://127.0.0.1:{port}/"), 10)
-
-
-@pytest.mark.gen_test
-async def test_a_fetch_from_where_nobody_listens_says_so() -> None:
-    with issuing() as gone:
-        url = gone.url
-    async with fetching() as fetch:
-        with pytest.raises(FetchError, match="refused"):
-            await fetch(url)
-
-
-@pytest.mark.gen_test
-async def test_a_fetch_from_a_server_whose_certificate_nobody_vouches_for_is_none(
-    tmp_path: Path,
-) -> None:
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    context = server_context(*certificate_files(tmp_path / "tls"))
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-    async with server, fetching() as fetch:
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(FetchError, match="CERTIFICATE_VERIFY_FAILED"):
-            await fetch(f"https://127.0.0.1:{port}/")
