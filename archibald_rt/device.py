@@ -94,6 +94,9 @@ class SocketDevice:
 
     async def _when_verified(self, message: str | bytes, verifying: "asyncio.Task[None]") -> None:
         await asyncio.wait([verifying])
+        if self._connection.told:
+            # Who was told to go has nothing more to say.
+            return
         if (handling := self.on_message(message)) is not None:
             await handling
 

@@ -29,7 +29,7 @@ async def test_the_end_waits_for_a_fetch_that_nobody_waits_for_any_more() -> Non
     with issuing() as server:
         server.stall()
         async with fetching(within=0.3) as fetch:
-            cancelled = asyncio.create_task(fetch(server.url))
+            cancelled = asyncio.ensure_future(fetch(server.url))
             await eventually(lambda: server.requests == 1)
             cancelled.cancel()
             await asyncio.wait([cancelled])

@@ -210,6 +210,22 @@ async def received(server: Harness, count: int) -> bool:
 
 
 @pytest.mark.gen_test
+async def test_of_a_device_whose_key_does_not_turn_up_nothing_is_handled(
+    tmp_path: Path, issuer: Issuer
+) -> None:
+    issuer.stall()
+    async with serving(tmp_path, issuer) as server:
+        async with await server.open({"token": BAD["unknown-key"]}) as device:
+            for text in ("ping", '{"type":"JOB_CANCEL"}'):
+                await device.send(text)
+            await eventually(lambda: issuer.requests == 1)
+            issuer.let_go.set()
+            assert await device.closed() == REFUSED
+            assert device.seen == []
+        assert await received(server, 0)
+
+
+@pytest.mark.gen_test
 async def test_a_device_that_goes_while_it_waits_leaves_nothing_behind(
     tmp_path: Path, issuer: Issuer
 ) -> None:
