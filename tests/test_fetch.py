@@ -25,6 +25,16 @@ async def test_a_document_is_fetched_as_it_is_up_to_the_largest() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_redirect_is_not_followed() -> None:
+    with issuing() as server, issuing() as elsewhere:
+        server.status, server.headers["Location"] = 302, elsewhere.url
+        async with fetching() as fetch:
+            with pytest.raises(FetchError, match="HTTP 302"):
+                await fetch(server.url)
+        assert elsewhere.requests == 0
+
+
+@pytest.mark.gen_test
 async def test_the_end_waits_for_a_fetch_that_nobody_waits_for_any_more() -> None:
     with issuing() as server:
         server.stall()

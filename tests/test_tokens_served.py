@@ -25,6 +25,7 @@ from support import (
     SECRET,
     Harness,
     eventually,
+    handshake,
     harness,
     problem_of,
     token,
@@ -240,6 +241,57 @@ async def test_a_device_that_goes_while_it_waits_leaves_nothing_behind(
         async with await server.open({"token": signed("P-256", kid="a", **GOOD)}) as last:
             await last.until("rt.live")
             assert (await server.stats())["connections"]["total"] == 1
+
+
+@pytest.mark.gen_test
+async def test_a_device_that_breaks_the_rules_while_it_waits_is_not_let_in(
+    tmp_path: Path, issuer: Issuer
+) -> None:
+    issuer.stall()
+    text = signed("P-256", kid="a", **GOOD)
+    async with serving(tmp_path, issuer) as server:
+        port = int(server.server.public_url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(handshake(text))
+        await eventually(lambda: issuer.requests == 1)
+        # Not masked.
+        writer.write(b"\x81\x04ping")
+        await reader.readuntil(b"\x03\xea")
+        issuer.let_go.set()
+        async with await server.open({"token": text}) as device:
+            await device.until("rt.live")
+            assert (await server.stats())["connections"]["total"] == 1
+            assert (await server.emit({"userId": "u", "type": "A"}))["delivered"] == 1
+        rest = await asyncio.wait_for(reader.read(), 20)
+        assert b"type" not in rest
+        writer.close()
+
+
+@pytest.mark.gen_test
+async def test_a_device_that_goes_makes_room_for_another_that_has_to_wait(
+    tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "WAITING", 1)
+    issuer.stall()
+    waits = {"token": signed("P-256", kid="a", **GOOD)}
+    async with serving(tmp_path, issuer) as server:
+        first = await server.open(waits)
+        await eventually(lambda: issuer.requests == 1)
+        async with await server.open(waits) as second:
+            assert await second.closed() == REFUSED
+        first.drop()
+        tried = []
+
+        async def waiting() -> bool:
+            tried.append(await server.open(waits))
+            # One that may not wait is refused in the turn after its handshake.
+            return sum((await refused_for(server)).values()) < len(tried) + 1
+
+        await eventually(waiting)
+        issuer.let_go.set()
+        await tried[-1].until("rt.live")
+        for device in tried:
+            await device.close()
 
 
 @pytest.mark.gen_test
