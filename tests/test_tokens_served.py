@@ -297,13 +297,14 @@ async def test_a_device_that_goes_makes_room_for_another_that_has_to_wait(
 @pytest.mark.gen_test
 async def test_a_drain_sends_home_who_waits_for_a_key(tmp_path: Path, issuer: Issuer) -> None:
     issuer.stall()
-    async with serving(tmp_path, issuer) as server:
+    async with serving(tmp_path, issuer, {"server.drain": "2s"}) as server:
         device = await server.open({"token": signed("P-256", kid="a", **GOOD)})
         await eventually(lambda: issuer.requests == 1)
-        # The end of the server waits for the request that is under way.
-        asyncio.get_running_loop().call_later(0.5, issuer.let_go.set)
-    async with device:
-        assert await device.closed() == (1001, "Server going away")
+        closing = asyncio.create_task(device.closed())
+        # The end of the server waits for the request that is under way, but for nobody else.
+        closing.add_done_callback(lambda _: issuer.let_go.set())
+    assert await asyncio.wait_for(closing, 1) == (1001, "Server going away")
+    await device.close()
 
 
 # What is written
