@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -207,6 +207,48 @@ async def test_what_comes_with_the_handshake_is_read_whatever_records_it_comes_i
         writer.close()
         with contextlib.suppress(ssl.SSLError):
             await writer.wait_closed()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.gen_test
+async def test_a_record_that_comes_in_pieces_is_waited_for(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    async with serving(tmp_path, version=version) as server:
+        assert server.tls is not None
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = server.tls.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+
+        async def exchange(do: Callable[[], object]) -> None:
+            """Do something that may need more of what the server says."""
+            while True:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    do()
+                    writer.write(outgoing.read())
+                    return
+                writer.write(outgoing.read())
+                incoming.write(await asyncio.wait_for(reader.read(65536), 20))
+
+        await exchange(tls.do_handshake)
+        await exchange(lambda: tls.write(handshake(token("u"))))
+        received = b""
+
+        def read() -> None:
+            nonlocal received
+            received += tls.read(65536)
+
+        await exchange(read)
+        assert received.startswith(b"HTTP/1.1 101")
+        tls.write(masked(b'{"type":"A","payload":"%s"}' % (b"x" * 6000)))
+        record = outgoing.read()
+        for start in range(0, len(record), 1000):
+            writer.write(record[start : start + 1000])
+            # It answers by then, so it has seen what came before.
+            await server.stats()
+        assert (await server.stats())["clientMessages"]["received"] == 1
+        assert (await server.stats())["connections"]["total"] == 1
+        writer.close()
 
 
 @pytest.mark.gen_test
