@@ -124,15 +124,15 @@ class ServerProcess:
         """The process's id."""
         return self._process.pid
 
-    def line(self, event: str) -> dict[str, Any]:
-        """Return the next log line of this event."""
+    def line(self, *events: str) -> dict[str, Any]:
+        """Return the next log line of one of these events."""
         assert self._process.stderr is not None
         for text in self._process.stderr:
             line: dict[str, Any] = json.loads(text)
             self.lines.append(line)
-            if line["event"] == event:
+            if line["event"] in events:
                 return line
-        raise AssertionError(f"ended without {event}: {self.lines}")
+        raise AssertionError(f"ended without {events}: {self.lines}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""

@@ -212,7 +212,9 @@ def reloadable(folder: Path, extra: dict[str, str] | None = None) -> Iterator[Se
 
 def reloaded(server: ServerProcess, event: str = "reloaded") -> dict[str, Any]:
     server.signal(signal.SIGHUP)
-    return server.line(event)
+    line = server.line("reloaded", "reload failed, nothing was changed")
+    assert line["event"] == event, line
+    return line
 
 
 def accepts(server: ServerProcess, text: str) -> bool:
