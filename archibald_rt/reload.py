@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from archibald_rt.auth import BearerTokens, Jwks, Key, TokenVerifier, configured_keys
+from archibald_rt.certificates import server_context
 from archibald_rt.http1.listener import Listener
 from archibald_rt.settings import AuthSettings, ServerSettings, Settings, changed
-from archibald_rt.tls import server_context
 
 RELOADABLE: Mapping[str, frozenset[str]] = {
     "server": frozenset({"tls_cert", "tls_key"}),

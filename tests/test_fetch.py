@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from archibald_rt.auth.jwks import FetchError
+from archibald_rt.certificates import server_context
 from archibald_rt.fetch import LARGEST, fetching
-from archibald_rt.tls import server_context
 from issuer import certificate_files, issuing
 from support import eventually
 

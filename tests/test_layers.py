@@ -63,7 +63,7 @@ LAYERS = [
     "listen",
     "sockets",
     "http1.*",
-    "tls",
+    "certificates",
     "fetch",
     "systemd",
     "shutdown",

@@ -1,4 +1,4 @@
-"""What a reload reaches: ``reload``. (What it does is in ``test_service`` and ``test_tls``.)"""
+"""What a reload reaches: ``reload``; what it does, ``test_service`` and ``test_certificates``."""
 
 import re
 from dataclasses import replace

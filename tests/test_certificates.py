@@ -1,4 +1,4 @@
-"""TLS on the public listener, by real certificates and sockets: ``tls``."""
+"""TLS on the public listener, by real certificates and sockets: ``certificates``."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from archibald_rt.certificates import server_context
 from archibald_rt.client import Client, ReceivedEvent
 from archibald_rt.errors import ConfigError
 from archibald_rt.server import running
-from archibald_rt.tls import server_context
 from issuer import certificate, certificate_files, private_pem
 from support import (
     Device,
