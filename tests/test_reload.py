@@ -46,5 +46,5 @@ async def test_a_reload_says_what_changed_and_what_waits_for_a_restart(tmp_path:
         assert found.need_restart == ("auth.leeway", "log.max_events_per_user")
         with pytest.raises(ConfigError):
             server.reload(replace(changed, auth=replace(changed.auth, jwt_secret=())))
-        verifier = server._reception.verifier  # noqa: SLF001 - what is in effect, not what is said
+        verifier = server._reception._verifier  # noqa: SLF001 - what is in effect, not what is said
         assert verifier.verify(token("u", secret=other)).user == "u"

@@ -12,6 +12,7 @@ import pytest
 
 from archibald_rt.app import public_app
 from archibald_rt.auth import TokenVerifier
+from archibald_rt.auth.keys import secret_key
 from archibald_rt.device import SocketDevice
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, DrainingError
@@ -58,7 +59,7 @@ class Parts:
         self.hub = Hub(log.head, recent=1000)
         self.broken: list[BaseException] = []
         self.reception = Reception(
-            TokenVerifier([SECRET]),
+            TokenVerifier([secret_key(SECRET)]),
             Revocations(),
             OriginPolicy([]),
             self.hub,

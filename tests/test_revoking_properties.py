@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 from archibald_rt.auth import Identity, TokenVerifier
+from archibald_rt.auth.keys import secret_key
 from archibald_rt.device import SocketDevice
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError
@@ -137,7 +138,7 @@ class World:
         self.log = log
         self.hub = Hub(log.head, recent=0)
         self.reception = Reception(
-            TokenVerifier([SECRET]),
+            TokenVerifier([secret_key(SECRET)]),
             Revocations(await log.revocations()),
             OriginPolicy([]),
             self.hub,

@@ -118,6 +118,26 @@ async def test_a_new_token_of_another_user_is_refused_and_counted(
         assert await refused_for(server) == {"user": 1}
 
 
+@pytest.mark.gen_test
+async def test_a_revoked_token_is_counted_as_that_whatever_key_has_signed_it(
+    tmp_path: Path, issuer: Issuer
+) -> None:
+    async with serving(tmp_path, issuer) as server:
+        revoked = json.dumps({"jti": "stolen", "expires": "2100-01-01T00:00:00Z"}).encode()
+        assert (await server.post("/internal/tokens/revoke", revoked)).code == 200
+        for text in (good(jti="stolen"), signed("P-256", kid="a", jti="stolen", **GOOD)):
+            async with await server.open({"token": text}) as device:
+                assert await device.closed() == REFUSED
+        health = await server.get("/api/websocket/health", bearer=good(jti="stolen"), public=True)
+        assert health.code == 401
+        async with await server.open({"token": good()}) as device:
+            await device.until("rt.live")
+            message = {"type": "rt.auth", "payload": {"token": good(jti="stolen")}}
+            await device.send(json.dumps(message))
+            assert await device.closed() == REFUSED
+        assert await refused_for(server) == {"revoked": 4}
+
+
 @pytest.mark.parametrize(
     "text",
     [
