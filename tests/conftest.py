@@ -1,18 +1,36 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from tornado.ioloop import IOLoop
 
+FIGURES = pytest.StashKey[list[str]]()
+"""What tests found that is worth a line even when all went well."""
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     """Let Ctrl-C be heard, here and by the programs that are started.
 
     Whoever runs the tests in the background of a shell has it ignored, by them all.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[FIGURES] = []
+
+
+@pytest.fixture(scope="session")
+def report(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Have a line printed at the end of the run: how many cases there were of something."""
+    return pytestconfig.stash[FIGURES].append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print what was reported."""
+    for line in config.stash[FIGURES]:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture
