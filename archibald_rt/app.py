@@ -12,6 +12,7 @@ from archibald_rt.emissions import EmissionReader
 from archibald_rt.eventlog import EventLog
 from archibald_rt.handlers.admin import ConnectionsHandler, StatsHandler
 from archibald_rt.handlers.base import InternalNotFoundHandler, NotFoundHandler
+from archibald_rt.handlers.documents import DocumentHandler
 from archibald_rt.handlers.emit import (
     BroadcastHandler,
     EmitHandler,
@@ -28,6 +29,8 @@ from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2
 from archibald_rt.reception import Reception
 from archibald_rt.revoking import Revoker
+from archibald_rt.specs.asyncapi import asyncapi
+from archibald_rt.specs.openapi import openapi
 from archibald_rt.timestamps import Stamper
 from archibald_rt.upkeep import Upkeep
 
@@ -127,6 +130,8 @@ def internal_app(
             (r"/internal/users/[^/]*/events", UserEventsHandler, reading),
             (r"/internal/users/[^/]*/disconnect", DisconnectHandler, revoking),
             (r"/internal/tokens/revoke", RevokeTokenHandler, revoking),
+            (r"/internal/openapi\.json", DocumentHandler, {**tokens, "document": openapi()}),
+            (r"/internal/asyncapi\.json", DocumentHandler, {**tokens, "document": asyncapi()}),
         ],
         default_handler_class=InternalNotFoundHandler,
         default_handler_args=tokens,

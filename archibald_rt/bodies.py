@@ -13,6 +13,10 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from archibald_rt.errors import EmissionError
 from archibald_rt.events import CONTROL, Cursor, Event
+from archibald_rt.shapes import Count, CursorText, EventType, Key, Timestamp, UserId
+
+MAX_EMISSIONS = 10_000
+"""How many emissions one request may hold after expanding ``userIds``."""
 
 MAX_NESTING = 500
 """How deep a payload's arrays and objects may be nested."""
@@ -28,18 +32,24 @@ _SEARCHED = 1024 * 1024
 
 _T = TypeVar("_T")
 
-EventType = Annotated[str, Meta(min_length=1, max_length=128)]
-Key = Annotated[str, Meta(min_length=1, max_length=200)]
 # Whatever their issuer puts there: control characters, too.
 TokenId = Annotated[str, Meta(min_length=1, max_length=256)]
+Users = Annotated[
+    list[UserId],
+    Meta(min_length=1, extra_json_schema={"uniqueItems": True, "maxItems": MAX_EMISSIONS}),
+]
+Payload = Annotated[
+    Raw, Meta(description=f"Any JSON value, nested at most {MAX_NESTING} deep; passed on as it is.")
+]
 
 
 class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /internal/broadcast``."""
 
     type: EventType
-    payload: Raw = Raw(b"null")
-    timestamp: str | UnsetType = UNSET
+    # Not a default: msgspec can't put a `Raw` into a schema.
+    payload: Payload = msgspec.field(default_factory=lambda: Raw(b"null"))
+    timestamp: Timestamp | UnsetType = UNSET
     durable: bool | UnsetType = UNSET
     key: Key | UnsetType = UNSET
     conflate: Key | UnsetType = UNSET
@@ -48,18 +58,24 @@ class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EmissionBody(BroadcastBody, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /internal/emit``, or one item of a batch."""
 
-    userId: str | UnsetType = UNSET  # noqa: N815 - the name on the wire
-    userIds: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET  # noqa: N815 - as above
+    userId: UserId | UnsetType = UNSET  # noqa: N815 - the name on the wire
+    userIds: Users | UnsetType = UNSET  # noqa: N815 - as above
+
+
+Batch = Annotated[
+    list[EmissionBody], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_EMISSIONS})
+]
+"""The body of ``POST /internal/emit`` as an array; what it may hold is counted elsewhere."""
 
 
 class ResultBody(msgspec.Struct, frozen=True):
     """What became of one emission."""
 
-    id: str | None
-    timestamp: str
+    id: CursorText | None
+    timestamp: Timestamp
     durable: bool
     duplicate: bool
-    delivered: int
+    delivered: Count
 
 
 class ResultsBody(msgspec.Struct, frozen=True):
@@ -71,24 +87,24 @@ class ResultsBody(msgspec.Struct, frozen=True):
 class DisconnectBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /internal/users/<id>/disconnect``."""
 
-    revokeBefore: str | UnsetType = UNSET  # noqa: N815 - the name on the wire
+    revokeBefore: Timestamp | UnsetType = UNSET  # noqa: N815 - the name on the wire
 
 
 class RevokeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /internal/tokens/revoke``."""
 
     jti: TokenId
-    expires: str
+    expires: Timestamp
 
 
 class DisconnectedBody(msgspec.Struct, frozen=True):
     """How many devices were disconnected."""
 
-    disconnected: int
+    disconnected: Count
 
 
 _emission = msgspec.json.Decoder(EmissionBody)
-_batch = msgspec.json.Decoder(list[EmissionBody])
+_batch = msgspec.json.Decoder(Batch)
 _broadcast = msgspec.json.Decoder(BroadcastBody)
 _disconnect = msgspec.json.Decoder(DisconnectBody)
 _revoke = msgspec.json.Decoder(RevokeBody)

@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from archibald_rt import timestamps
 from archibald_rt.bodies import (
+    MAX_EMISSIONS,
     MAX_NESTING,
     BroadcastBody,
     EmissionBody,
@@ -22,9 +23,6 @@ from archibald_rt.bodies import (
 )
 from archibald_rt.errors import EmissionError
 from archibald_rt.events import CONTROL, Emission, make_tail, user_id_fault
-
-MAX_EMISSIONS = 10_000
-"""How many emissions one request may hold after expanding ``userIds``."""
 
 RESERVED_PREFIX = "rt."
 """Types that begin so are the server's own."""

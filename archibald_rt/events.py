@@ -20,8 +20,10 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 """Finds a control character (Unicode's category Cc), which no name holds."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# A cursor's seq is a positive 64-bit integer without leading zeros.
-_CURSOR = re.compile(r"([0-9A-Za-z_-]{1,64}):(0|[1-9][0-9]{0,18})", re.ASCII)
+CURSOR_PATTERN = "([0-9A-Za-z_-]{1,64}):(0|[1-9][0-9]{0,18})"
+"""Matches a whole cursor, whose seq is a positive 64-bit integer without leading zeros."""
+
+_CURSOR = re.compile(CURSOR_PATTERN, re.ASCII)
 
 EARLIEST = "earliest"
 """The ``lastEventId`` that asks for everything retained."""

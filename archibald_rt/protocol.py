@@ -12,6 +12,22 @@ from typing import Any, Protocol
 import msgspec
 
 from archibald_rt.events import Cursor, Event
+from archibald_rt.messages import (
+    ClientEnvelope,
+    DialectName,
+    Gap,
+    GapMessage,
+    GapReason,
+    Live,
+    LiveMessage,
+    Reconnect,
+    ReconnectMessage,
+    RenewalMessage,
+    Renewed,
+    RenewedMessage,
+    Welcome,
+    WelcomeMessage,
+)
 from archibald_rt.timestamps import Stamper, from_epoch
 
 _encode = msgspec.json.encode
@@ -43,7 +59,7 @@ class Dialect(Protocol):
     does not have is an empty `bytes`.
     """
 
-    name: str
+    name: DialectName
     chained: bool
 
     def durable(self, seq: int, tail: bytes, prev: int) -> bytes:
@@ -58,7 +74,7 @@ class Dialect(Protocol):
     def welcome(self, position: int, connection: str, heartbeat: float, *, replay: bool) -> bytes:
         """Write the first message; ``heartbeat`` is in seconds."""
 
-    def gap(self, requested: str, missing_through: int | None, reason: str) -> bytes:
+    def gap(self, requested: str, missing_through: int | None, reason: GapReason) -> bytes:
         """Write that events are missing: ``expired``, ``epoch`` or ``ahead``."""
 
     def live(self, position: int, replayed: int) -> bytes:
@@ -74,7 +90,7 @@ class Dialect(Protocol):
 class V1:
     """The dialect without a subprotocol: events only, each ``{type, payload, timestamp}``."""
 
-    name = "v1"
+    name: DialectName = "v1"
     chained = False
 
     def durable(self, seq: int, tail: bytes, prev: int) -> bytes:  # noqa: ARG002 - v1 has no ids
@@ -99,7 +115,7 @@ class V1:
 class V2:
     """The dialect of the subprotocol ``archibald.v2`` for one log's epoch."""
 
-    name = "v2"
+    name: DialectName = "v2"
     chained = True
 
     def __init__(self, epoch: str, stamp: Stamper) -> None:
@@ -136,41 +152,30 @@ class V2:
 
     def welcome(self, position: int, connection: str, heartbeat: float, *, replay: bool) -> bytes:
         """Write ``rt.welcome``."""
-        return self._control(
-            "rt.welcome",
-            cursor=self._cursor(position),
-            connection=connection,
-            heartbeatMs=round(heartbeat * 1000),
-            replay=replay,
-        )
+        payload = Welcome(self._cursor(position), connection, round(heartbeat * 1000), replay)
+        return frame(TEXT, _encode(WelcomeMessage(payload, self._stamp())))
 
-    def gap(self, requested: str, missing_through: int | None, reason: str) -> bytes:
+    def gap(self, requested: str, missing_through: int | None, reason: GapReason) -> bytes:
         """Write ``rt.gap``."""
-        return self._control(
-            "rt.gap",
-            requested=requested,
-            missingThrough=None if missing_through is None else self._cursor(missing_through),
-            reason=reason,
-        )
+        through = None if missing_through is None else self._cursor(missing_through)
+        return frame(TEXT, _encode(GapMessage(Gap(requested, through, reason), self._stamp())))
 
     def live(self, position: int, replayed: int) -> bytes:
         """Write ``rt.live``."""
-        return self._control("rt.live", cursor=self._cursor(position), replayed=replayed)
+        payload = Live(self._cursor(position), replayed)
+        return frame(TEXT, _encode(LiveMessage(payload, self._stamp())))
 
     def auth(self, expires: float | None) -> bytes:
         """Write ``rt.auth``."""
-        return self._control("rt.auth", expires=None if expires is None else from_epoch(expires))
+        payload = Renewed(None if expires is None else from_epoch(expires))
+        return frame(TEXT, _encode(RenewedMessage(payload, self._stamp())))
 
     def reconnect(self, after_ms: int) -> bytes:
         """Write ``rt.reconnect``."""
-        return self._control("rt.reconnect", afterMs=after_ms)
+        return frame(TEXT, _encode(ReconnectMessage(Reconnect(after_ms), self._stamp())))
 
     def _cursor(self, seq: int) -> str:
         return str(Cursor(self._epoch, seq))
-
-    def _control(self, message_type: str, **payload: Any) -> bytes:
-        message = {"type": message_type, "payload": payload, "timestamp": self._stamp()}
-        return frame(TEXT, _encode(message))
 
 
 class Frames:
@@ -205,20 +210,8 @@ class Frames:
         return frame
 
 
-class _Message(msgspec.Struct):
-    type: str
-
-
-class _AuthPayload(msgspec.Struct):
-    token: str
-
-
-class _AuthMessage(msgspec.Struct):
-    payload: _AuthPayload
-
-
-_message = msgspec.json.Decoder(_Message)
-_auth_message = msgspec.json.Decoder(_AuthMessage)
+_message = msgspec.json.Decoder(ClientEnvelope)
+_renewal = msgspec.json.Decoder(RenewalMessage)
 # What a decoder raises on a text of any kind; the last two on nesting and on lone surrogates.
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
 
@@ -234,6 +227,6 @@ def type_of(message: str) -> str | None:
 def token_of(message: str) -> str:
     """Return the token of a client's ``rt.auth``, empty if there is none to be read."""
     try:
-        return _auth_message.decode(message).payload.token
+        return _renewal.decode(message).payload.token
     except _UNREADABLE:
         return ""

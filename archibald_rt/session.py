@@ -16,6 +16,7 @@ from archibald_rt.ends import Feed, Outbox, Resume
 from archibald_rt.eventlog import EventLog
 from archibald_rt.events import EARLIEST, Cursor, Event
 from archibald_rt.held import HeldEvents
+from archibald_rt.messages import GapReason
 from archibald_rt.protocol import FRAMING, Dialect, Frames
 from archibald_rt.writer import Writer
 
@@ -167,12 +168,12 @@ class Session(Writer):
                 if not self._join_at_once():
                     self._start_pump(self._catch_up())
                 return
-            reason = "ahead"
+            reason: GapReason = "ahead"
         else:
             reason = "epoch"
         self._start_pump(self._seek(event_id, None if event_id == EARLIEST else reason))
 
-    async def _seek(self, event_id: str, reason: str | None) -> None:
+    async def _seek(self, event_id: str, reason: GapReason | None) -> None:
         """Welcome a device just below the first event that is retained, and catch up."""
         # Where there is none, or it came after the device registered: the seq that was
         # dispatched then, which it can't have missed.

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from archibald_rt.emissions import MAX_EMISSIONS, EmissionReader
+from archibald_rt.bodies import MAX_EMISSIONS
+from archibald_rt.emissions import EmissionReader
 from archibald_rt.errors import EmissionError
 from archibald_rt.events import Emission, TransientTypes, content_of
 from archibald_rt.timestamps import Stamper, parse

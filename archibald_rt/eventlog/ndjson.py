@@ -12,11 +12,12 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from archibald_rt import timestamps
-from archibald_rt.bodies import EventType, Key, TokenId, decode
+from archibald_rt.bodies import TokenId, decode
 from archibald_rt.emissions import check_name, check_nesting, check_type, check_user, instant_of
 from archibald_rt.errors import EmissionError
 from archibald_rt.events import make_tail
 from archibald_rt.revocations import Revocation, TokenRevocation, UserRevocation
+from archibald_rt.shapes import EventType, Key
 
 FORMAT = "archibald-rt log"
 """What the first line says of itself."""

@@ -1,8 +1,18 @@
 """``/internal/stats`` and ``/internal/connections``."""
 
 import time
-from typing import Any
 
+from archibald_rt.answers import (
+    ConnectionFigures,
+    Connections,
+    ConnectionState,
+    EventFigures,
+    LogFigures,
+    MessageFigures,
+    OutboxFigures,
+    RevocationFigures,
+    Stats,
+)
 from archibald_rt.auth import BearerTokens
 from archibald_rt.eventlog import EventLog
 from archibald_rt.handlers.base import InternalHandler
@@ -40,45 +50,43 @@ class StatsHandler(InternalHandler):
         sessions = list(self._hub.sessions())
         budget = self._reception.budget
         behind = sum(not session.live for session in sessions)
-        self.answer(
-            {
-                "uptimeMs": round((time.monotonic() - counters.started) * 1000),
-                "draining": self._reception.draining,
-                "connections": {
-                    "total": len(sessions),
-                    "live": len(sessions) - behind,
-                    "behind": behind,
-                    "users": len(self._hub.users()),
-                    "resumed": counters.resumed,
-                    "refused": counters.refused,
-                    "refusedFor": dict(counters.refused_for),
-                },
-                "events": {
-                    "durable": self._order.durable,
-                    "transient": self._order.transient,
-                    "sent": self._hub.sent,
-                    "dropped": self._hub.dropped,
-                    "averageLatencyMs": round(self._order.average_latency * 1000, 3),
-                },
-                "revoked": {
-                    "users": self._reception.revocations.users,
-                    "tokens": self._reception.revocations.tokens,
-                },
-                "clientMessages": {"received": counters.received, "ignored": counters.ignored},
-                "outboxBytes": sum(session.outbox.size for session in sessions),
-                "outboxTotal": {"bytes": budget.used, "limit": budget.limit or None},
-                "queueBytes": self._order.size,
-                "log": {
-                    "epoch": self._event_log.epoch,
-                    "head": self._event_log.head,
-                    "dispatched": self._hub.dispatched,
-                    "bytes": log_bytes,
-                    "pruned": self._upkeep.pruned,
-                    "erased": self._upkeep.erased,
-                    "fault": None if self._order.fault is None else str(self._order.fault),
-                },
-            }
+        stats = Stats(
+            uptime_ms=round((time.monotonic() - counters.started) * 1000),
+            draining=self._reception.draining,
+            connections=ConnectionFigures(
+                total=len(sessions),
+                live=len(sessions) - behind,
+                behind=behind,
+                users=len(self._hub.users()),
+                resumed=counters.resumed,
+                refused=counters.refused,
+                refused_for={why.value: count for why, count in counters.refused_for.items()},
+            ),
+            events=EventFigures(
+                durable=self._order.durable,
+                transient=self._order.transient,
+                sent=self._hub.sent,
+                dropped=self._hub.dropped,
+                average_latency_ms=round(self._order.average_latency * 1000, 3),
+            ),
+            revoked=RevocationFigures(
+                self._reception.revocations.users, self._reception.revocations.tokens
+            ),
+            client_messages=MessageFigures(counters.received, counters.ignored),
+            outbox_bytes=sum(session.outbox.size for session in sessions),
+            outbox_total=OutboxFigures(budget.used, budget.limit or None),
+            queue_bytes=self._order.size,
+            log=LogFigures(
+                epoch=self._event_log.epoch,
+                head=self._event_log.head,
+                dispatched=self._hub.dispatched,
+                bytes=log_bytes,
+                pruned=self._upkeep.pruned,
+                erased=self._upkeep.erased,
+                fault=None if self._order.fault is None else str(self._order.fault),
+            ),
         )
+        self.answer(stats)
 
 
 class ConnectionsHandler(InternalHandler):
@@ -96,18 +104,18 @@ class ConnectionsHandler(InternalHandler):
 
     def get(self) -> None:
         """Answer with a list."""
-        connections: list[dict[str, Any]] = [
-            {
-                "connection": session.connection,
-                "userId": session.user,
-                "protocol": session.dialect.name,
-                "since": session.since,
-                "state": "live" if session.live else "behind",
-                "position": session.position,
-                "outboxBytes": session.outbox.size,
-                "sent": session.sent,
-                "dropped": session.dropped,
-            }
+        connections = [
+            ConnectionState(
+                connection=session.connection,
+                user_id=session.user,
+                protocol=session.dialect.name,
+                since=session.since,
+                state="live" if session.live else "behind",
+                position=session.position,
+                outbox_bytes=session.outbox.size,
+                sent=session.sent,
+                dropped=session.dropped,
+            )
             for session in self._hub.sessions()
         ]
-        self.answer({"connections": connections})
+        self.answer(Connections(connections))

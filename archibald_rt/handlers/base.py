@@ -8,6 +8,7 @@ import structlog
 from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from archibald_rt.answers import Problem
 from archibald_rt.auth import BearerTokens, bearer_token
 
 RETRY_AFTER = 1
@@ -49,7 +50,7 @@ class BaseHandler(RequestHandler):
         """Return the token of the query, else of the header; empty without one."""
         return self.query("token") or bearer_token(self.request.headers.get("Authorization", ""))
 
-    def answer(self, value: Any) -> None:
+    def answer(self, value: msgspec.Struct) -> None:
         """Finish with a value as JSON."""
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(value))
@@ -57,7 +58,7 @@ class BaseHandler(RequestHandler):
     def problem(
         self, status: int, detail: str, *, title: str | None = None, **members: Any
     ) -> None:
-        """Finish with a problem document; ``members`` are added to it."""
+        """Finish with a problem document; ``members`` are those of `Problem` besides."""
         self.set_status(status)
         self.set_header("Content-Type", "application/problem+json")
         document = {
@@ -67,7 +68,7 @@ class BaseHandler(RequestHandler):
             "detail": detail,
             **members,
         }
-        self.finish(msgspec.json.encode(document))
+        self.finish(msgspec.json.encode(Problem(**document)))
 
     def refuse_for_now(self, detail: str) -> None:
         """Answer 503 for a reason that passes."""

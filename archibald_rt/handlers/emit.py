@@ -86,7 +86,7 @@ class EmittingHandler(BodyHandler):
         if not self._finished:
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def answer(self, value: Any) -> None:
+    def answer(self, value: msgspec.Struct) -> None:
         """Finish with a value as JSON, in one write and past what no emitter needs of Tornado."""
         body = msgspec.json.encode(value)
         headers = self._headers

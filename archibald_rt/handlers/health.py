@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 import structlog
 
+from archibald_rt.answers import Alive, Health, HealthFigures, HealthStatus, Ready
 from archibald_rt.auth import Identity
 from archibald_rt.errors import AuthError, UnknownKeyError
 from archibald_rt.handlers.base import BaseHandler
@@ -20,7 +21,7 @@ class HealthzHandler(BaseHandler):
 
     def get(self) -> None:
         """Answer."""
-        self.answer({"alive": True})
+        self.answer(Alive(alive=True))
 
     head = get
 
@@ -42,7 +43,7 @@ class ReadyzHandler(BaseHandler):
                 HTTPStatus.SERVICE_UNAVAILABLE, f"the last commit failed: {self._order.fault}"
             )
         else:
-            self.answer({"ready": True})
+            self.answer(Ready(ready=True))
 
     head = get
 
@@ -76,25 +77,21 @@ class WebSocketHealthHandler(BaseHandler):
             return
         hub, counters = self._hub, self._reception.counters
         users = hub.users()
-        status = "healthy" if hub.connections else "idle"
         if self._reception.draining:
-            status = "offline"
-        self.answer(
-            {
-                "success": True,
-                "status": status,
-                "stats": {
-                    "totalConnections": hub.connections,
-                    "activeUsers": len(users),
-                    "uptime": round((time.monotonic() - counters.started) * 1000),
-                    "reconnectionCount": counters.resumed,
-                    "messagesSent": hub.sent,
-                    "messagesReceived": counters.received,
-                    "averageLatency": round(self._order.average_latency * 1000, 3),
-                    "connectionsPerUser": users,
-                },
-            }
+            status: HealthStatus = "offline"
+        else:
+            status = "healthy" if hub.connections else "idle"
+        figures = HealthFigures(
+            total_connections=hub.connections,
+            active_users=len(users),
+            uptime=round((time.monotonic() - counters.started) * 1000),
+            reconnection_count=counters.resumed,
+            messages_sent=hub.sent,
+            messages_received=counters.received,
+            average_latency=round(self._order.average_latency * 1000, 3),
+            connections_per_user=users,
         )
+        self.answer(Health(success=True, status=status, stats=figures))
 
     async def _identity(self, token: str) -> Identity:
         try:

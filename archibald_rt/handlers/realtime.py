@@ -9,15 +9,13 @@ from archibald_rt.device import SocketDevice, refused
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, UnknownKeyError
 from archibald_rt.handlers.base import BaseHandler
+from archibald_rt.messages import SUBPROTOCOL
 from archibald_rt.protocol import V1, V2, Dialect
 from archibald_rt.reception import Reception
 from archibald_rt.websocket import Connection, SocketHandler
 
 if TYPE_CHECKING:
     from archibald_rt.auth import Identity
-
-SUBPROTOCOL = "archibald.v2"
-"""What a device offers to speak v2."""
 
 _BEARER = "bearer."
 

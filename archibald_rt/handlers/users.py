@@ -6,6 +6,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
+from archibald_rt.answers import DEFAULT_LIMIT, MAX_LIMIT, Erased
 from archibald_rt.auth import BearerTokens
 from archibald_rt.bodies import events_body
 from archibald_rt.errors import DrainingError, LogBrokenError, LogError, LogUnavailableError
@@ -14,9 +15,6 @@ from archibald_rt.events import Cursor, user_id_fault
 from archibald_rt.handlers.base import InternalHandler
 from archibald_rt.hub import Hub
 from archibald_rt.upkeep import Upkeep
-
-DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
-"""How many events an answer holds at most, unless the request says so, and whatever it says."""
 
 PAGE_BYTES = 4 * 1024 * 1024
 """How many bytes of events end an answer, too; the last event may reach beyond."""
@@ -107,7 +105,7 @@ class UserEventsHandler(UserHandler):
         except LogBrokenError as error:
             self.refuse_unknown(f"{error}; they may have been erased: ask again")
         else:
-            self.answer({"erased": erased})
+            self.answer(Erased(erased))
 
     def on_connection_close(self) -> None:
         """Read no further: a page may wait long for its turn, at a drain longer than the log."""

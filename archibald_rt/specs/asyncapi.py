@@ -1,0 +1,161 @@
+"""The AsyncAPI 3 document of what goes over a device's connection, both ways."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from archibald_rt import __version__
+from archibald_rt.errors import CloseCode
+from archibald_rt.messages import (
+    SUBPROTOCOL,
+    ClientEnvelope,
+    DurableMessage,
+    EventMessage,
+    GapMessage,
+    LiveMessage,
+    ReconnectMessage,
+    RenewalMessage,
+    RenewedMessage,
+    WelcomeMessage,
+)
+from archibald_rt.shapes import CursorText, Timestamp
+from archibald_rt.specs.schemas import Schema, schemas_of
+
+_TEXT = "text/plain"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One kind of message."""
+
+    name: str
+    type: Any
+    summary: str
+    media_type: str = "application/json"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One way of being connected; ``sent`` is what the server writes, ``received`` what it reads.
+
+    ``query`` has the parameters of the handshake besides the token.
+    """
+
+    name: str
+    address: str
+    description: str
+    sent: Sequence[Message]
+    received: Sequence[Message]
+    query: Sequence[tuple[str, Any]]
+
+
+_DURABLE = Message("durable", DurableMessage, "A durable event, with its cursor")
+_EVENT = Message("event", EventMessage, "An event; in v2 a transient one")
+_CONTROL = (
+    Message("welcome", WelcomeMessage, "First, once"),
+    Message("gap", GapMessage, "Something is missing"),
+    Message("live", LiveMessage, "Once: what follows is live"),
+    Message("renewed", RenewedMessage, "A new token was accepted"),
+    Message("reconnect", ReconnectMessage, "The server is going away"),
+)
+_PING = Message("ping", Literal["ping"], "Asks for `pong`", _TEXT)
+_PONG = Message("pong", Literal["pong"], "Answers `ping`", _TEXT)
+_RENEWAL = Message("renewal", RenewalMessage, "Replaces the token in place")
+_OF_CLIENT = Message("client", ClientEnvelope, "Any other JSON object: for the application's hook")
+
+CHANNELS = (
+    Channel(
+        "v1",
+        "/ws/realtime",
+        "Without a subprotocol: events only. It can't resume exactly; new clients speak v2.",
+        (_EVENT, _PONG),
+        (_PING, _OF_CLIENT),
+        [("lastEventTs", Timestamp)],
+    ),
+    Channel(
+        "v2",
+        "/ws/realtime",
+        f"With the subprotocol `{SUBPROTOCOL}`: cursors, exact resume, and losses are said.",
+        (*_CONTROL, _DURABLE, _EVENT, _PONG),
+        (_PING, _RENEWAL, _OF_CLIENT),
+        [("lastEventId", CursorText | Literal["earliest"])],
+    ),
+)
+"""All of them."""
+
+
+def asyncapi(channels: Sequence[Channel] = CHANNELS) -> dict[str, Any]:
+    """Return the document, ready to be written as JSON."""
+    messages = {one.name: one for each in channels for one in (*each.sent, *each.received)}
+    parameters = [one for each in channels for _, one in each.query]
+    types = [*(one.type for one in messages.values()), *parameters]
+    schemas, named = schemas_of(list(dict.fromkeys(types)))
+    operations: dict[str, Any] = {}
+    for each in channels:
+        operations[f"{each.name}Send"] = _operation(each, "send", each.sent)
+        operations[f"{each.name}Receive"] = _operation(each, "receive", each.received)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "archibald_rt",
+            "version": __version__,
+            "description": "What devices get and send; `docs/protocol.md` says it in words.",
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "public": {
+                "host": "127.0.0.1:8080",
+                "protocol": "ws",
+                "description": "The public listener; `wss` behind a proxy that ends TLS.",
+                "security": [
+                    {"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY
+                ],
+            }
+        },
+        "channels": {each.name: _channel(each, schemas) for each in channels},
+        "operations": operations,
+        "components": {
+            "messages": {name: _message(one, schemas) for name, one in messages.items()},
+            "schemas": named,
+            "securitySchemes": _SECURITY,
+        },
+    }
+
+
+_SECURITY = {
+    "userToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "userTokenInQuery": {"type": "httpApiKey", "in": "query", "name": "token"},
+}
+
+
+def _channel(channel: Channel, schemas: dict[Any, Schema]) -> dict[str, Any]:
+    query = {name: schemas[one] for name, one in channel.query}
+    binding = {"method": "GET", "query": {"type": "object", "properties": query}}
+    names = [one.name for one in (*channel.sent, *channel.received)]
+    return {
+        "address": channel.address,
+        "description": channel.description,
+        "servers": [{"$ref": "#/servers/public"}],
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
+        "bindings": {"ws": {**binding, "bindingVersion": "0.1.0"}},
+        "x-close-codes": {str(int(code)): code.name for code in CloseCode},
+    }
+
+
+def _operation(channel: Channel, action: str, messages: Sequence[Message]) -> dict[str, Any]:
+    at = f"#/channels/{channel.name}"
+    return {
+        "action": action,
+        "channel": {"$ref": at},
+        "messages": [{"$ref": f"{at}/messages/{one.name}"} for one in messages],
+    }
+
+
+def _message(message: Message, schemas: dict[Any, Schema]) -> dict[str, Any]:
+    return {
+        "name": message.name,
+        "summary": message.summary,
+        "contentType": message.media_type,
+        "payload": schemas[message.type],
+    }
