@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from support import EMIT_TOKEN, SECRET
@@ -115,6 +116,8 @@ class ServerProcess:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.lines: list[dict[str, Any]] = []
+        self._followed: list[str] = []
+        self._follower: Thread | None = None
         self.listening = self.line("listening")
         self.public_url = str(self.listening["public"])
         self.internal_url = str(self.listening["internal"])
@@ -145,7 +148,21 @@ class ServerProcess:
     def rest(self) -> str:
         """Return what else it wrote, to its end."""
         assert self._process.stderr is not None
-        return self._process.stderr.read()
+        if self._follower is not None:
+            self._follower.join()
+        return "".join(self._followed) + self._process.stderr.read()
+
+    def follow(self) -> None:
+        """Read what it writes as it comes, for `rest`: one that writes much must not wait."""
+        assert self._process.stderr is not None
+        self._follower = Thread(target=self._followed.extend, args=[self._process.stderr])
+        self._follower.start()
+
+    def check_log(self) -> None:
+        """Read to the end what it wrote; fails if a fault was among it."""
+        for text in self.rest().splitlines():
+            assert json.loads(text)["level"] in {"debug", "info", "warning"}, text
+            assert "Traceback" not in text, text
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -35,7 +35,8 @@ JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application
 
 Lines = Annotated[str, Meta(description="An emission a line, each as in JSON; at most 10,000.")]
 Document = Annotated[dict[str, Any], Meta(description="A document such as this one.")]
-Text = Annotated[str, Meta(max_length=8192)]
+Jwt = Annotated[str, Meta(max_length=8192, pattern=r"^[A-Za-z0-9_.-]*$")]
+Text = Annotated[str, Meta(max_length=200)]
 
 PUBLIC, INTERNAL = "public", "internal"
 """The listeners."""
@@ -99,7 +100,7 @@ _EITHER = (EMIT, READ)
 _EMISSIONS = {JSON: (EmissionBody, Batch), NDJSON: (Lines,)}
 _UNREADY = {503: Answer("The last commit failed, or the server drains.", (Problem,), PROBLEM)}
 _PAGE = (
-    Parameter("after", "query", CursorText, "What comes after it is returned; else everything."),
+    Parameter("after", "query", CursorText | Literal[""], "What comes after it is returned."),
     Parameter(
         "limit",
         "query",
@@ -109,7 +110,7 @@ _PAGE = (
     ),
 )
 _HANDSHAKE = (
-    Parameter("token", "query", Text, "The user's token; else it is taken from the header."),
+    Parameter("token", "query", Jwt, "The user's token; else it is taken from the header."),
     Parameter("lastEventId", "query", Text, "v2: where to resume, a cursor or `earliest`."),
     Parameter("lastEventTs", "query", Text, "v1: what is later than this is replayed."),
     Parameter(

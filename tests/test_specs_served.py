@@ -1,0 +1,71 @@
+"""The OpenAPI document against a server: schemathesis asks for all it allows, and for more.
+
+No answer may be a fault, have a status that isn't described, or a body of another form; what
+breaks its schema is refused, and what keeps it is not. ``PROPERTY_EFFORT=10`` tries ten times as
+much; where ``CI`` is set the seed is always the same.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from described import OPENAPI
+from processes import serving
+from support import EMIT_TOKEN, token
+
+HERE = Path(__file__).parent
+EFFORT = float(os.environ.get("PROPERTY_EFFORT", "1"))
+EXAMPLES = 100
+"""How many cases each operation gets at most in each of the phases that make them at random."""
+
+
+@pytest.mark.parametrize(
+    ("listener", "bearer"), [("internal", EMIT_TOKEN), ("public", token("u", role="admin"))]
+)
+def test_the_server_answers_as_the_document_says(
+    listener: str, bearer: str, tmp_path: Path, report: Callable[[str], None]
+) -> None:
+    seed = ["--seed", "1"] if "CI" in os.environ else []
+    with serving(tmp_path) as process:
+        process.follow()
+        url = process.internal_url if listener == "internal" else process.public_url
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli"),
+                *("--config-file", HERE / "schemathesis.toml", "run"),
+                *(HERE.parent / "docs" / "openapi.json", "--include-tag", listener, "--url", url),
+                *("--header", f"Authorization: Bearer {bearer}"),
+                *("--max-examples", str(round(EXAMPLES * EFFORT)), *seed),
+                *("--continue-on-failure", "--no-color", "--generation-database", "none"),
+                *("--report", "json", "--report-json-path", tmp_path / "report.json"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        process.check_log()
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads((tmp_path / "report.json").read_text())
+    operations, cases = found["operations"], found["test_cases"]
+    described = [
+        operation
+        for item in OPENAPI["paths"].values()
+        for method, operation in item.items()
+        if method != "servers" and listener in operation["tags"]
+    ]
+    assert operations["tested"] == len(described)
+    assert cases["with_failures"] == 0
+    assert cases["generated"] >= 25 * len(described)
+    report(
+        f"schemathesis, {listener} listener: {cases['generated']} cases of {len(described)} "
+        f"operations in {found['running_time']:.0f} s"
+    )
