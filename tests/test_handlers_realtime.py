@@ -8,10 +8,10 @@ from typing import Any
 
 import jwt
 import pytest
-from tornado.httpclient import HTTPClientError
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from archibald_rt.reception import ClientMessage
-from support import SECRET, SUBPROTOCOL, Device, Harness, eventually, harness, token
+from support import SECRET, SUBPROTOCOL, Device, Harness, eventually, harness, problem_of, token
 
 REFUSED = (1008, "Authentication failed")
 
@@ -184,9 +184,24 @@ async def test_subprotocols_without_v2_are_refused_with_400(tmp_path: Path) -> N
 @pytest.mark.gen_test
 async def test_a_request_that_is_no_upgrade_is_a_problem_document(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
-        response = await server.get(f"/ws/realtime?token={token('u')}", public=True)
-        assert response.code == 400
-        assert json.loads(response.body)["field"] == "Upgrade"
+        whole = {
+            "Upgrade": "websocket",
+            "Connection": "keep-alive, Upgrade",
+            "Sec-WebSocket-Version": "13",
+        }
+        for name, value, status in (
+            ("Upgrade", "h2c", 400),
+            ("Connection", "keep-alive", 400),
+            ("Sec-WebSocket-Version", "8", 426),
+        ):
+            url = f"{server.server.public_url}/ws/realtime?token={token('u')}"
+            headers = {**whole, name: value}
+            response = await AsyncHTTPClient().fetch(url, headers=headers, raise_error=False)
+            assert response.code == status
+            assert problem_of(response)["field"] == name
+            assert response.headers.get("Sec-WebSocket-Version") == (
+                "13" if status == 426 else None
+            )
 
 
 @pytest.mark.gen_test

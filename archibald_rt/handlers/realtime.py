@@ -4,6 +4,8 @@ import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from tornado.httputil import HTTPHeaders
+
 from archibald_rt import timestamps
 from archibald_rt.device import SocketDevice, refused
 from archibald_rt.ends import Resume
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from archibald_rt.auth import Identity
 
 _BEARER = "bearer."
+_VERSION = "Sec-WebSocket-Version"
 
 
 class RealtimeHandler(BaseHandler, SocketHandler):
@@ -44,6 +47,8 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         refusal = self._refusal(offered)
         if refusal is not None:
             status, detail, field = refusal
+            if status == HTTPStatus.UPGRADE_REQUIRED:
+                self.set_header(_VERSION, "13")
             self.problem(status, f"{field}: {detail}", field=field)
             return
         if self.request.method != "GET":
@@ -62,8 +67,8 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         headers = self.request.headers
         if self.request.method != "GET":
             return None
-        if headers.get("Upgrade", "").lower() != "websocket":
-            return HTTPStatus.BAD_REQUEST, "expected websocket", "Upgrade"
+        if (refusal := _no_upgrade(headers)) is not None:
+            return refusal
         if (origin := headers.get("Origin")) is not None and not self.check_origin(origin):
             return HTTPStatus.FORBIDDEN, "pages of this origin may not connect", "Origin"
         if offered and SUBPROTOCOL not in offered:
@@ -118,3 +123,15 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             return Resume(event_id=self.query("lastEventId") or None)
         text = self.query("lastEventTs")
         return Resume(later_than=timestamps.parse_lenient(text) if text else None)
+
+
+def _no_upgrade(headers: HTTPHeaders) -> tuple[int, str, str] | None:
+    """Return why a request is no handshake (RFC 6455, section 4.2.1), as `_refusal` does."""
+    if headers.get("Upgrade", "").lower() != "websocket":
+        return HTTPStatus.BAD_REQUEST, "expected websocket", "Upgrade"
+    options = headers.get("Connection", "").lower().split(",")
+    if "upgrade" not in (option.strip() for option in options):
+        return HTTPStatus.BAD_REQUEST, "expected Upgrade", "Connection"
+    if headers.get(_VERSION) != "13":
+        return HTTPStatus.UPGRADE_REQUIRED, "expected 13", _VERSION
+    return None
