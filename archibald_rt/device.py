@@ -127,6 +127,11 @@ class SocketDevice:
         """Note that the client is there."""
         self._pinged_at = None
 
+    def on_breach(self) -> None:
+        """Take the device out: what it is owed can't be written any more."""
+        if self._session is not None:
+            self._reception.dismiss(self, self._session)
+
     def on_close(self, code: int | None, reason: str | None) -> None:  # noqa: ARG002 - however it ended
         """Take the device out."""
         if self._verifying is not None:

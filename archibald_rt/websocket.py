@@ -59,6 +59,9 @@ class Owner(Protocol):
     def on_pong(self) -> None:
         """Take note of a pong."""
 
+    def on_breach(self) -> None:
+        """Take note that the client broke the rules: nothing may follow the close frame."""
+
     def on_close(self, code: int | None, reason: str | None) -> None:
         """Take note that the connection has ended, once; with what the client's close said."""
 
@@ -264,6 +267,8 @@ class Connection:
         self._frames = None
         if not self.told:
             self._say_close(error.code, error.reason)
+            if self._owner is not None:
+                self._owner.on_breach()
         self._end_within(LINGER)
 
 

@@ -54,6 +54,9 @@ class Echo:
     def on_pong(self) -> None:
         pass
 
+    def on_breach(self) -> None:
+        pass
+
     def on_close(self, code: int | None, reason: str | None) -> None:
         pass
 

@@ -5,13 +5,25 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
+from archibald_rt.protocol import CLOSE, frame
 from archibald_rt.reception import ClientMessage
-from support import SECRET, SUBPROTOCOL, Device, Harness, eventually, harness, problem_of, token
+from support import (
+    SECRET,
+    SUBPROTOCOL,
+    Device,
+    Harness,
+    eventually,
+    handshake,
+    harness,
+    problem_of,
+    token,
+)
 
 REFUSED = (1008, "Authentication failed")
 
@@ -202,6 +214,26 @@ async def test_a_request_that_is_no_upgrade_is_a_problem_document(tmp_path: Path
             assert response.headers.get("Sec-WebSocket-Version") == (
                 "13" if status == 426 else None
             )
+
+
+@pytest.mark.gen_test
+async def test_nothing_follows_the_close_frame_of_a_breach(tmp_path: Path) -> None:
+    refusal = frame(CLOSE, (1002).to_bytes(2) + b"the frame is not masked")
+    async with harness(tmp_path) as server:
+        event = {"userId": "u", "type": "A"}
+        await server.emit(event)
+        for query in ("", "&lastEventTs=2000-01-01T00:00:00Z"):
+            at = urlsplit(server.server.public_url)
+            reader, writer = await asyncio.open_connection(at.hostname, at.port)
+            # It breaks the rules before its replay has begun, and doesn't hang up.
+            writer.write(handshake(token("u") + query) + b"\x81\x00")
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(len(refusal)) == refusal
+            assert (await server.emit(event))["delivered"] == 0
+            assert (await server.stats())["connections"]["total"] == 0
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
 
 
 @pytest.mark.gen_test

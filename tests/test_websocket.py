@@ -38,6 +38,7 @@ class Echo:
         self.closed: list[tuple[int | None, str | None]] = []
         self.got: list[str | bytes] = []
         self.pongs = 0
+        self.breaches = 0
         self.hold = asyncio.Event()
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
@@ -67,6 +68,9 @@ class Echo:
 
     def on_pong(self) -> None:
         self.pongs += 1
+
+    def on_breach(self) -> None:
+        self.breaches += 1
 
     def on_close(self, code: int | None, reason: str | None) -> None:
         self.closed.append((code, reason))
@@ -557,6 +561,7 @@ async def test_a_breach_of_the_rules_is_told_by_a_close_frame(bad: bytes, code: 
         assert await client.receive() is None
         await eventually(lambda: owner.closed == [(None, None)])
         assert owner.got == []
+        assert owner.breaches == 1
 
 
 @pytest.mark.gen_test
