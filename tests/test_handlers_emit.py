@@ -17,7 +17,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.handlers.emit import EmitHandler
 from processes import ServerProcess, serving
-from support import EMIT_TOKEN, READ_TOKEN, Harness, harness, problem_of, settings_for
+from support import EMIT_TOKEN, READ_TOKEN, Harness, eventually, harness, problem_of, settings_for
 
 CURSOR = re.compile(r"[0-9a-f]+:(\d+)")
 
@@ -302,6 +302,27 @@ async def test_a_wrong_method_or_path_is_a_problem_document_for_those_with_a_tok
         problem_of(response)
         assert (await server.get("/internal/nothing", bearer=None)).code == 401
         assert (await server.get("/internal/emit", bearer=None)).code == 401
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("method", ["PUT", "GET", "DELETE"])
+async def test_nothing_waits_for_the_rest_of_a_body_whose_sender_has_gone(
+    tmp_path: Path, method: str
+) -> None:
+    async with harness(tmp_path) as server:
+        at = urlsplit(server.server.internal_url)
+        before = asyncio.all_tasks()
+        reader, writer = await asyncio.open_connection(at.hostname, at.port)
+        writer.write(
+            f"{method} /internal/emit HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+            f"Authorization: Bearer {EMIT_TOKEN}\r\n\r\nab".encode()
+        )
+        await eventually(lambda: asyncio.all_tasks() > before)
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        await eventually(lambda: asyncio.all_tasks() <= before)
 
 
 @pytest.mark.gen_test

@@ -101,7 +101,10 @@ class EmittingHandler(BodyHandler):
         self._break_cycles()
 
     def on_connection_close(self) -> None:
-        """Do nothing: what was accepted is emitted, whether or not somebody hears of it."""
+        """Do nothing about an emission: it is emitted, whether or not somebody hears of it."""
+        if self.request.method != "POST":
+            # Tornado waits for the rest of the body, and has to be told that none will come.
+            super().on_connection_close()
 
     def read(self, body: bytes) -> tuple[Sequence[Emission], bool]:
         """Read the body: the emissions, and whether a list of results is the answer."""
