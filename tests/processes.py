@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -126,6 +127,13 @@ class ServerProcess:
     def pid(self) -> int:
         """The process's id."""
         return self._process.pid
+
+    @property
+    def resident(self) -> int:
+        """How many bytes of memory it has (VmRSS)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (kibibytes,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
+        return int(kibibytes) * 1024
 
     def line(self, *events: str) -> dict[str, Any]:
         """Return the next log line of one of these events."""
