@@ -43,8 +43,7 @@ async def drain(
     await order.close()
     devices = reception.devices
     for device in devices:
-        # Spreading a herd needs no secret randomness.
-        device.tell_to_reconnect(round(random.uniform(0, RECONNECT_WITHIN) * 1000))  # noqa: S311
+        device.tell_to_reconnect(round(random.uniform(0, RECONNECT_WITHIN) * 1000))  # noqa: S311 - spreading a herd needs no secret
     await close_over(min(seconds * 0.8, len(devices) * LONGEST_STEP) if spread else 0.0, devices)
     goodbye = min(seconds * 0.2, LONGEST_GOODBYE)
     await asyncio.gather(*(listener.over(goodbye) for listener in listeners))

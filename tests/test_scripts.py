@@ -444,3 +444,60 @@ def test_emit_file_says_in_one_line_what_can_not_be_read(server: Server, tmp_pat
     done = run(server, "emit_file", str(tmp_path))
     assert done.returncode in (1, 2)
     assert "Is a directory" in done.stderr
+
+
+def audited(
+    tmp_path: Path, *packages: Any, required: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"dependencies": packages, "fixes": []}))
+    return subprocess.run(
+        [sys.executable, SCRIPTS / "audit.py", "--report", report],
+        env={**os.environ, "AUDIT_REQUIRED": required},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+SOUND = {"name": "sound", "version": "1.0", "vulns": []}
+UNKNOWN = {"name": "unknown", "skip_reason": "not found"}
+VULNERABLE = {
+    "name": "weak",
+    "version": "1.1",
+    "vulns": [{"id": "PYSEC-1", "fix_versions": ["1.2"], "aliases": [], "description": ""}],
+}
+
+
+def test_an_audit_fails_for_what_is_known_and_says_what_mends_it(tmp_path: Path) -> None:
+    assert audited(tmp_path, SOUND).returncode == 0
+    ended = audited(tmp_path, SOUND, VULNERABLE, UNKNOWN)
+    assert ended.returncode == 1
+    assert "audit: weak 1.1: PYSEC-1, mended in 1.2\n" in ended.stderr
+
+
+def test_an_audit_of_what_nobody_knows_says_so_and_fails_only_where_it_is_required(
+    tmp_path: Path,
+) -> None:
+    ended = audited(tmp_path, SOUND, UNKNOWN)
+    assert ended.returncode == 0
+    assert "could NOT be asked for (unknown)" in ended.stderr
+    assert audited(tmp_path, SOUND, UNKNOWN, required="1").returncode == 1
+
+
+def test_an_audit_asks_for_what_the_project_brings_along() -> None:
+    listed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import audit, json; print(json.dumps(audit.needed(audit.PROJECT)))",
+        ],
+        cwd=SCRIPTS,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    packages = json.loads(listed.stdout)
+    # The second comes by an extra of the first, the third by the test extra, the last by that.
+    assert {"pyjwt", "cryptography", "pytest", "pluggy"} <= set(packages)
+    assert "archibald-rt" not in packages
