@@ -43,6 +43,17 @@ class OriginPolicy:
             return True
         return any(pattern.fullmatch(origin) for pattern in self._patterns)
 
+    def cors_headers(self, origin: str | None, host: str) -> dict[str, str]:
+        """Return what an answer says to the browser of a page of `origin` (None: of no page).
+
+        It names the one origin that asked and no other, also where all may; so that no cache
+        gives that answer to another, it says that the origin matters, allowed or not. Cookies
+        are never allowed for: the token is what counts.
+        """
+        if origin is None or not self.allows(origin, host):
+            return {"Vary": "Origin"}
+        return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+
 
 def _normal(origin: str) -> str:
     origin = origin.lower()

@@ -115,6 +115,52 @@ def test_a_wildcard_keeps_the_port_that_stands_behind_it() -> None:
     assert not policy.allows("https://a.example.com", HOST)
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.example.com.",
+        "https://APP.example.com:8443",
+        "https://app.example.com:443:443",
+        "https://app.example.com:0443",
+        "https://[::1]",
+        "https://b\u00fccher.example",
+        "https://a.app.example.com",
+        "null",
+        "https://null",
+    ],
+)
+def test_a_listed_origin_is_neither_another_spelling_of_its_host_nor_another_port(
+    origin: str,
+) -> None:
+    policy = OriginPolicy(["https://app.example.com", "https://xn--bcher-kva.example"])
+    assert not policy.allows(origin, "elsewhere")
+
+
+def test_listed_addresses_and_names_in_punycode_are_met_as_browsers_write_them() -> None:
+    policy = OriginPolicy(["https://[::1]:8443", "https://xn--bcher-kva.example"])
+    assert policy.allows("https://[::1]:8443", HOST)
+    assert policy.allows("https://xn--bcher-kva.example", HOST)
+    assert not policy.allows("https://[::1]", HOST)
+
+
+def test_the_browser_is_told_the_one_origin_that_asked_and_that_it_matters() -> None:
+    policy = OriginPolicy(["https://*.example.com"])
+    for origin in ("https://a.example.com", f"https://{HOST}"):
+        assert policy.cors_headers(origin, HOST) == {
+            "Access-Control-Allow-Origin": origin,
+            "Vary": "Origin",
+        }
+    everybody = OriginPolicy(["*"]).cors_headers("https://evil.example", HOST)
+    assert everybody["Access-Control-Allow-Origin"] == "https://evil.example"
+
+
+@pytest.mark.parametrize("origin", [None, "https://evil.example", "null", ""])
+def test_a_foreign_page_is_allowed_nothing_and_caches_are_told_that_the_origin_matters(
+    origin: str | None,
+) -> None:
+    assert OriginPolicy(["https://*.example.com"]).cors_headers(origin, HOST) == {"Vary": "Origin"}
+
+
 def test_a_star_allows_all() -> None:
     for origin in ("https://evil.example", "null", ""):
         assert OriginPolicy(["*"]).allows(origin, HOST)
