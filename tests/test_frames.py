@@ -1,12 +1,14 @@
 """Reading a client's frames: ``frames``."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archibald_rt.errors import CloseCode
 from archibald_rt.frames import FrameError, FrameReader, close_of, text_of
-from archibald_rt.protocol import BINARY, CONTINUATION, PING, TEXT
+from archibald_rt.protocol import BINARY, CONTINUATION, PING, PONG, TEXT
 
 LARGEST = 70_000
 
@@ -125,3 +127,28 @@ def test_a_text_is_utf_8() -> None:
     with pytest.raises(FrameError) as caught:
         text_of(b"\xed\xa0\x80")
     assert caught.value.code == CloseCode.INVALID_PAYLOAD
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [(CONTINUATION, masked(TEXT, b"", b"mask", final=False)), (PONG, b""), (TEXT, b"")],
+    ids=["fragments", "pongs", "texts"],
+)
+def test_a_flood_of_frames_without_data_keeps_nothing(begun: tuple[int, bytes]) -> None:
+    opcode, start = begun
+    reader = FrameReader(100)
+    reader.feed(start)
+    flood = masked(opcode, b"", b"mask", final=opcode != CONTINUATION) * 2000
+    tracemalloc.start()
+    try:
+        for _ in range(30):
+            reader.feed(flood)
+            assert all(data == b"" for _, data in read(reader))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Some lists of what was freed are kept, a few bytes a frame would be more.
+    assert kept < 150_000
+    if opcode == CONTINUATION:
+        reader.feed(masked(CONTINUATION, b"end", b"mask", final=True))
+        assert reader.next() == (TEXT, b"end")
