@@ -95,6 +95,14 @@ class RevocationFigures(msgspec.Struct, frozen=True):
     tokens: Count
 
 
+class LimitFigures(msgspec.Struct, frozen=True):
+    """How often a limit was met: connects refused, devices ended for others or for floods."""
+
+    connects: Count
+    devices: Count
+    messages: Count
+
+
 class MessageFigures(msgspec.Struct, frozen=True):
     """What devices sent."""
 
@@ -129,6 +137,7 @@ class Stats(msgspec.Struct, frozen=True, rename="camel"):
     connections: ConnectionFigures
     events: EventFigures
     revoked: RevocationFigures
+    limits: LimitFigures
     client_messages: MessageFigures
     outbox_bytes: Count
     outbox_total: OutboxFigures

@@ -7,6 +7,7 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
+from archibald_rt.addresses import NO_ADDRESS, TrustedProxies
 from archibald_rt.auth import BearerTokens
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.eventlog import EventLog
@@ -36,12 +37,19 @@ from archibald_rt.upkeep import Upkeep
 
 
 def public_app(
-    reception: Reception, hub: Hub, order: OrderQueue, log: EventLog, stamp: Stamper
+    reception: Reception,
+    hub: Hub,
+    order: OrderQueue,
+    log: EventLog,
+    stamp: Stamper,
+    *,
+    proxies: TrustedProxies,
 ) -> Application:
     """Return what devices talk to. Nothing of the internal application is routed here."""
     dialects = {"v1": V1(), "v2": V2(log.epoch, stamp)}
     counted = {"hub": hub, "order": order, "reception": reception}
-    return RoutedApplication(
+    return PublicApplication(
+        proxies,
         [
             (r"/ws/realtime", RealtimeHandler, {"reception": reception, **dialects}),
             (r"/healthz", HealthzHandler),
@@ -68,6 +76,23 @@ class RoutedApplication(Application):
         if found is None:
             return super().find_handler(request, **kwargs)
         return self.get_handler_delegate(request, *found)
+
+
+class PublicApplication(RoutedApplication):
+    """What devices talk to; `public_app` makes one.
+
+    A request's ``remote_ip`` is the client's, as far as the ``proxies`` in between are trusted.
+    """
+
+    def __init__(self, proxies: TrustedProxies, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._proxies = proxies
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """Return what answers a request."""
+        forwarded = request.headers.get("X-Forwarded-For", "")
+        request.remote_ip = self._proxies.client(request.remote_ip or NO_ADDRESS, forwarded)
+        return super().find_handler(request, **kwargs)
 
 
 class InternalApplication(RoutedApplication):

@@ -19,12 +19,16 @@ _logger = structlog.stdlib.get_logger("archibald_rt.realtime")
 _PING = frame(PING, b"")
 _PONG = b"pong"
 
+LONGEST_HELD = 60.0
+"""For how many seconds a message may hold a device back, and what it sent meanwhile is no flood."""
+
 
 class SocketDevice:
     """Owns a connection from its handshake on; `begin` lets the device in, or closes at once."""
 
     __slots__ = (
         "_connection",
+        "_credit",
         "_dialect",
         "_pinged_at",
         "_progress",
@@ -40,19 +44,28 @@ class SocketDevice:
         self._session: Session | None = None
         self._pinged_at: float | None = None
         self._progress: Progress | None = None
+        # How many messages may have gathered while nothing was read.
+        self._credit = 0.0
         # The token is verified, while that waits for the issuer's keys.
         self._verifying: asyncio.Task[None] | None = None
         reception.connections.enter(self)
 
-    def begin(self, identity: Identity | None, resume: Resume) -> None:
-        """Register the device, or close at once; an identity of None is a token refused."""
+    def begin(self, identity: Identity | None, resume: Resume, *, crowded: bool = False) -> None:
+        """Register the device, or close at once; an identity of None is a token refused.
+
+        ``crowded`` says that its address has connected too often, whatever the token.
+        """
         reception = self._reception
-        if identity is None:
+        if crowded:
+            self._connection.close(CloseCode.TRY_AGAIN_LATER, "Too many connects")
+        elif identity is None:
             self._connection.close(CloseCode.POLICY_VIOLATION, "Authentication failed")
         elif reception.draining:
             self._connection.close(CloseCode.GOING_AWAY, "Server going away")
         elif reception.full:
             self._connection.close(CloseCode.TRY_AGAIN_LATER, "Server full")
+        elif not reception.limits.admits_user(identity.user):
+            self._connection.close(CloseCode.TRY_AGAIN_LATER, "Too many connects")
         else:
             try:
                 session = reception.receive(
@@ -97,20 +110,27 @@ class SocketDevice:
         if self._connection.told:
             # Who was told to go has nothing more to say.
             return
-        if (handling := self.on_message(message)) is not None:
+        if (handling := self._take(message)) is not None:
             await handling
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         """Take a message of the client: a ping, a new token, or one for the hook."""
+        handling = self._take(message)
+        return None if handling is None else self._hold_back(handling)
+
+    def _take(self, message: str | bytes) -> Awaitable[None] | None:
         if self._verifying is not None:
             # Nothing more is read meanwhile.
             return self._when_verified(message, self._verifying)
         counters = self._reception.counters
         counters.received += 1
+        session = self._session
+        if session is not None and not self._may_send(session):
+            self.end(CloseCode.TOO_MANY_MESSAGES, "Too many client messages")
+            return None
         if message == "ping":
             self._connection.answer(TEXT, _PONG)
             return None
-        session = self._session
         message_type = None if isinstance(message, bytes) else type_of(message)
         if session is None or message_type is None or isinstance(message, bytes):
             counters.ignored += 1
@@ -187,6 +207,25 @@ class SocketDevice:
         """Tell the device when to come back after the close that will follow."""
         if self._session is not None and (message := self._dialect.reconnect(after_ms)):
             self._session.outbox.push(message)
+
+    def _may_send(self, session: Session) -> bool:
+        """Whether the device keeps to its messages a second; those that gathered are free."""
+        if self._credit >= 1:
+            self._credit -= 1
+            return True
+        return self._reception.limits.admits_message(session.user, session.connection)
+
+    async def _hold_back(self, handling: Awaitable[None]) -> None:
+        """Wait for what a message leads to, and count what the device may send meanwhile.
+
+        That is read all at once afterwards, and would look like a flood.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await handling
+        rate = self._reception.limits.messages_per_device
+        held = (loop.time() - began) * rate
+        self._credit = min(self._credit + held, LONGEST_HELD * rate)
 
     def _renew(self, session: Session, token: str) -> Awaitable[None] | None:
         """Replace the token in place; it has to be the same user's."""

@@ -40,7 +40,9 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
     TOKEN_EXPIRED = 4001
     DISCONNECTED = 4002
+    TOO_MANY_DEVICES = 4003
     STALLED = 4004
+    TOO_MANY_MESSAGES = 4005
 
 
 class Refusal(StrEnum):

@@ -65,6 +65,10 @@ class Hub:
         for sessions in self._users.values():
             yield from sessions
 
+    def sessions_of(self, user: str) -> Sequence[Session]:
+        """Return a user's sessions, in the order in which they were registered."""
+        return list(self._users.get(user, _NOBODY))
+
     def register(self, session: Session) -> None:
         """Let a session get what is dispatched from now on."""
         self._users.setdefault(session.user, {})[session] = None

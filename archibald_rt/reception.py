@@ -15,6 +15,7 @@ from archibald_rt.budget import Budget
 from archibald_rt.errors import AuthError, CloseCode, Refusal
 from archibald_rt.eventlog import EventLog
 from archibald_rt.hub import Hub
+from archibald_rt.limits import Limits
 from archibald_rt.origins import OriginPolicy, is_origin
 from archibald_rt.outbox import Outbox, Tick
 from archibald_rt.protocol import FRAMING, Dialect
@@ -59,6 +60,10 @@ class Counters:
     ignored: int = 0
     refused: int = 0
     refused_for: Counter[Refusal] = field(default_factory=Counter)
+    posted: int = 0
+    post_failures: int = 0
+    messages_dropped: int = 0
+    """What became of client messages that were to be posted."""
 
     def refuse(self, error: AuthError) -> None:
         """Count a token that was refused, and why."""
@@ -80,6 +85,10 @@ class Tuning:
     max_client_message: int = 64 * 1024
     max_connections: int = 20000
     leeway: float = 30.0
+    devices_per_user: int = 20
+    connects_per_user_per_minute: int = 120
+    connects_per_address_per_minute: int = 0
+    client_messages_per_second: int = 50
 
 
 class Device(Swept, Hashable, Protocol):
@@ -118,6 +127,7 @@ class Reception:
         tuning: Tuning,
         broken: Callable[[BaseException], None],
         on_message: ClientMessageHook | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.broken = broken
         self.revocations = revocations
@@ -125,7 +135,13 @@ class Reception:
         self.tick = Tick()
         largest = (tuning.max_event or _LARGEST_EVENT) + FRAMING
         self.budget = Budget(limit=tuning.max_outbox_total, largest=largest)
-        self.counters = Counters()
+        self.counters = counters or Counters()
+        self.limits = Limits(
+            connects_per_address=tuning.connects_per_address_per_minute,
+            connects_per_user=tuning.connects_per_user_per_minute,
+            devices_per_user=tuning.devices_per_user,
+            messages_per_device=tuning.client_messages_per_second,
+        )
         self.draining = False
         self._verifier = verifier
         self._origins = origins
@@ -137,6 +153,7 @@ class Reception:
         self._devices: dict[Device, Identity] = {}
         # Those that were taken out and have something on its way to them.
         self._leaving: dict[Device, Identity] = {}
+        self._device_of: dict[Session, Device] = {}
         self.connections = Underway()
         """Every connection from its handshake to its end, refused ones included."""
         self._origins_logged: dict[str, None] = {}
@@ -195,10 +212,12 @@ class Reception:
     ) -> Session:
         """Make a device's session and register it; start it before anything is awaited.
 
+        Where the user has as many devices as may be, the oldest is ended for it.
         Raises `AuthError` if the token was revoked since it was checked.
         """
         self._check_revoked(identity)
         tuning = self.tuning
+        self._make_room(identity.user)
         session = Session(
             identity.user,
             dialect,
@@ -212,6 +231,7 @@ class Reception:
             end=end,
         )
         self._hub.register(session)
+        self._device_of[session] = device
         self._sweep.add(device)
         self._hold(device, identity)
         return session
@@ -222,10 +242,22 @@ class Reception:
         if device in self._devices:
             self._hold(device, identity)
 
+    def _make_room(self, user: str) -> None:
+        """End the oldest devices of a user who is about to have one too many.
+
+        By when they came: of a device that lost its connection the old one goes before the new
+        one of any other.
+        """
+        sessions = self._hub.sessions_of(user)
+        for session in sessions[: self.limits.in_excess(len(sessions))]:
+            self.limits.made_room(user, session.connection)
+            self._device_of[session].end(CloseCode.TOO_MANY_DEVICES, "Too many devices")
+
     def dismiss(self, device: Device, session: Session) -> None:
         """Take a device out: it gets nothing more. Doing it again does nothing."""
         self._hub.unregister(session)
         self._sweep.remove(device)
+        self._device_of.pop(session, None)
         identity = self._devices.pop(device, None)
         if identity is not None:
             self._leaving[device] = identity

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from archibald_rt.addresses import TrustedProxies
 from archibald_rt.app import internal_app, public_app
 from archibald_rt.auth import BearerTokens, ClaimNames, Jwks, TokenVerifier
 from archibald_rt.drain import drain
@@ -21,7 +22,7 @@ from archibald_rt.listen import Endpoint, descriptors_for_devices, url_of
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.recent import USERS
-from archibald_rt.reception import ClientMessageHook, Reception, Tuning
+from archibald_rt.reception import ClientMessageHook, Counters, Reception, Tuning
 from archibald_rt.reload import Access, Reloaded, keys_of, tls_of
 from archibald_rt.revocations import Revocations
 from archibald_rt.revoking import Revoker
@@ -162,6 +163,7 @@ async def running(
             leeway=auth.leeway,
         )
         revocations = Revocations(await log.revocations(), leeway=auth.leeway)
+        counters = Counters()
         possible = descriptors_for_devices()
         allowed = min(settings.server.max_connections or possible, possible)
         reception = Reception(
@@ -181,10 +183,16 @@ async def running(
                 max_client_message=delivery.max_client_message,
                 max_connections=allowed,
                 leeway=auth.leeway,
+                devices_per_user=delivery.devices_per_user,
+                connects_per_user_per_minute=delivery.connects_per_user_per_minute,
+                connects_per_address_per_minute=settings.server.connects_per_address_per_minute,
+                client_messages_per_second=delivery.client_messages_per_second,
             ),
             broken=shutdown.broken,
             on_message=on_message,
+            counters=counters,
         )
+        stack.callback(reception.limits.close)
         order = OrderQueue(log, hub, max_bytes=internal.max_queue, on_broken=shutdown.broken)
         upkeep = Upkeep(
             log,
@@ -202,7 +210,14 @@ async def running(
         )
         timeout = settings.server.handshake_timeout
         public = Listener(
-            public_app(reception, hub, order, log, stamp),
+            public_app(
+                reception,
+                hub,
+                order,
+                log,
+                stamp,
+                proxies=TrustedProxies(settings.server.trusted_proxies),
+            ),
             Limits(head=timeout, idle=timeout, body=timeout, max_body=_PUBLIC_BODY),
             most=max(possible // 2, 1),
         )

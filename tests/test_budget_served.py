@@ -101,6 +101,17 @@ async def raw(
             device.drop()
 
 
+@asynccontextmanager
+async def unlimited(
+    folder: Path, overrides: dict[str, str] | None = None
+) -> AsyncIterator[Harness]:
+    """Run a server on which one user may have many devices, and these may send what they like."""
+    off = dict.fromkeys(("devices_per_user", "client_messages_per_second"), "0")
+    limits = {f"delivery.{name}": text for name, text in off.items()}
+    async with harness(folder, {**limits, **(overrides or {})}) as server:
+        yield server
+
+
 def connections(server: Harness, **expected: int) -> Any:
     """Return a condition: that these figures of the connections are so."""
 
@@ -149,7 +160,7 @@ async def test_devices_that_never_read_stay_within_the_total_and_disturb_nobody(
     tmp_path: Path,
 ) -> None:
     overrides = {"delivery.max_outbox_total": "1MiB", "delivery.max_outbox": "512KiB"}
-    async with harness(tmp_path, overrides) as server, raw(server, 20, "slow") as slow:
+    async with unlimited(tmp_path, overrides) as server, raw(server, 20, "slow") as slow:
         async with await server.connect("slow") as beside, await server.connect("other") as other:
             await beside.until("rt.live")
             await other.until("rt.live")
@@ -179,7 +190,7 @@ async def test_devices_that_never_read_stay_within_the_total_and_disturb_nobody(
 @pytest.mark.gen_test
 async def test_transient_events_held_for_those_behind_are_within_the_total(tmp_path: Path) -> None:
     overrides = {"delivery.max_outbox_total": "1MiB", "delivery.max_outbox": "64KiB"}
-    async with harness(tmp_path, overrides) as server:
+    async with unlimited(tmp_path, overrides) as server:
         async with raw(server, 30, "slow"), await server.connect("other") as other:
             await other.until("rt.live")
             for number in range(200):
@@ -201,7 +212,7 @@ async def test_transient_events_held_for_those_behind_are_within_the_total(tmp_p
 @pytest.mark.gen_test
 async def test_devices_that_are_ended_as_stalled_give_back_what_they_kept(tmp_path: Path) -> None:
     overrides = {"delivery.max_outbox_total": "1MiB", "delivery.stall_timeout": "500ms"}
-    async with harness(tmp_path, overrides) as server:
+    async with unlimited(tmp_path, overrides) as server:
         await fill(server, "slow", 100, 16 * KIB)
         async with raw(server, 4, "slow", "&lastEventId=earliest"):
             await eventually(connections(server, total=0))
@@ -232,7 +243,7 @@ async def test_a_device_that_waits_for_memory_is_not_ended_and_gets_everything_i
     tmp_path: Path,
 ) -> None:
     overrides = {**EXHAUSTED, "delivery.stall_timeout": "1s", "delivery.heartbeat": "0"}
-    async with harness(tmp_path, overrides) as server, exhausted(server) as stalled:
+    async with unlimited(tmp_path, overrides) as server, exhausted(server) as stalled:
         async with await server.connect("u", lastEventId="earliest") as waiting:
             reading = asyncio.ensure_future(waiting.until("rt.live"))
             began = time.monotonic()
@@ -251,7 +262,7 @@ async def test_a_device_that_waits_for_memory_is_not_ended_and_gets_everything_i
 async def test_devices_that_go_while_they_wait_for_memory_leave_their_turn_to_the_next(
     tmp_path: Path,
 ) -> None:
-    async with harness(tmp_path, EXHAUSTED) as server, exhausted(server) as stalled:
+    async with unlimited(tmp_path, EXHAUSTED) as server, exhausted(server) as stalled:
         waiting = [await server.connect("u", lastEventId="earliest") for _ in range(12)]
         for device in waiting:
             assert (await device.next())["type"] == "rt.welcome"
@@ -271,7 +282,7 @@ async def test_devices_that_go_while_they_wait_for_memory_leave_their_turn_to_th
 @pytest.mark.gen_test
 async def test_however_devices_come_and_go_nothing_stays_counted(tmp_path: Path) -> None:
     overrides = {"delivery.max_outbox_total": "512KiB", "delivery.max_outbox": "128KiB"}
-    async with harness(tmp_path, overrides) as server:
+    async with unlimited(tmp_path, overrides) as server:
         await fill(server, "u", 40, 16 * KIB)
         for turn in range(6):
             async with AsyncExitStack() as stack:
@@ -297,7 +308,7 @@ async def test_however_devices_come_and_go_nothing_stays_counted(tmp_path: Path)
 async def test_one_who_renews_its_token_again_and_again_without_reading_takes_little_memory(
     tmp_path: Path,
 ) -> None:
-    async with harness(tmp_path) as server, raw(server, 1, "u") as (device,):
+    async with unlimited(tmp_path) as server, raw(server, 1, "u") as (device,):
         text = json.dumps({"type": "rt.auth", "payload": {"token": token("u")}}).encode()
         # A client's frame is masked; this mask is zero.
         renewal = bytes((0x81, 0xFE)) + len(text).to_bytes(2) + bytes(4) + text
@@ -314,7 +325,7 @@ async def test_one_who_renews_its_token_again_and_again_without_reading_takes_li
 @pytest.mark.gen_test
 async def test_what_is_counted_is_what_is_in_memory(tmp_path: Path) -> None:
     overrides = {"delivery.max_outbox_total": "16MiB", "delivery.stall_timeout": "1h"}
-    async with harness(tmp_path, overrides) as server:
+    async with unlimited(tmp_path, overrides) as server:
         await fill(server, "u", 200, 16 * KIB)
         async with await server.connect("u", lastEventId="earliest") as device:
             await device.until("rt.live")

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from archibald_rt.addresses import TrustedProxies
 from archibald_rt.app import public_app
 from archibald_rt.auth import TokenVerifier
 from archibald_rt.auth.keys import secret_key
@@ -72,7 +73,9 @@ class Parts:
         self.revoker = Revoker(log, self.order.between, self.reception)
         self.v2 = V2(log.epoch, Stamper())
         stamp = Stamper()
-        self._listener = Listener(public_app(self.reception, self.hub, self.order, log, stamp))
+        self._listener = Listener(
+            public_app(self.reception, self.hub, self.order, log, stamp, proxies=TrustedProxies(()))
+        )
         sockets = Endpoint("127.0.0.1", 0).bind()
         self._listener.add_sockets(sockets)
         self.port = int(url_of(sockets).rpartition(":")[2])

@@ -54,8 +54,8 @@ def test_it_raises_its_limit_of_descriptors_and_says_how_many_connections_that_a
 
 
 def test_it_names_the_settings_that_have_no_effect_yet(tmp_path: Path) -> None:
-    with serving(tmp_path, {"ARCHIBALD_RT_DELIVERY_DEVICES_PER_USER": "3"}) as server:
-        assert any("delivery.devices_per_user" in line.get("keys", "") for line in server.lines)
+    with serving(tmp_path, {"ARCHIBALD_RT_NATS_REPLICAS": "3"}) as server:
+        assert any("nats.replicas" in line.get("keys", "") for line in server.lines)
 
 
 @pytest.mark.parametrize(

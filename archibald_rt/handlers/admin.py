@@ -7,6 +7,7 @@ from archibald_rt.answers import (
     Connections,
     ConnectionState,
     EventFigures,
+    LimitFigures,
     LogFigures,
     MessageFigures,
     OutboxFigures,
@@ -46,7 +47,7 @@ class StatsHandler(InternalHandler):
     async def get(self) -> None:
         """Answer with the figures."""
         log_bytes = await self._event_log.size()
-        counters = self._reception.counters
+        counters, limits = self._reception.counters, self._reception.limits
         sessions = list(self._hub.sessions())
         budget = self._reception.budget
         behind = sum(not session.live for session in sessions)
@@ -72,6 +73,7 @@ class StatsHandler(InternalHandler):
             revoked=RevocationFigures(
                 self._reception.revocations.users, self._reception.revocations.tokens
             ),
+            limits=LimitFigures(limits.connects, limits.devices, limits.messages),
             client_messages=MessageFigures(counters.received, counters.ignored),
             outbox_bytes=sum(session.outbox.size for session in sessions),
             outbox_total=OutboxFigures(budget.used, budget.limit or None),

@@ -31,6 +31,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         self._reception = reception
         self._v1, self._v2 = v1, v2
         self._identity: Identity | None = None
+        self._crowded = False
         self._dialect: Dialect = v1
         # One whose key may be in the issuer's next key set.
         self._token_to_try_again = ""
@@ -52,6 +53,10 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             self.problem(status, f"{field}: {detail}", field=field)
             return
         if self.request.method != "GET":
+            return
+        if not self._reception.limits.admits_address(self.request.remote_ip or ""):
+            # Before the token is looked at: that is what a flood would be made to cost us.
+            self._crowded = True
             return
         token = self._token(offered)
         try:
@@ -103,7 +108,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
                 self._token_to_try_again, self._resume(), self.request.remote_ip
             )
         else:
-            device.begin(self._identity, self._resume())
+            device.begin(self._identity, self._resume(), crowded=self._crowded)
         return device
 
     def _offered(self) -> list[str]:

@@ -18,11 +18,6 @@ from archibald_rt.settings import kinds
 # and enters config.ini.
 NO_EFFECT_YET = frozenset(
     {
-        "server.trusted_proxies",
-        "server.connects_per_address_per_minute",
-        "delivery.devices_per_user",
-        "delivery.connects_per_user_per_minute",
-        "delivery.client_messages_per_second",
         "nats.servers",
         "nats.stream",
         "nats.replicas",

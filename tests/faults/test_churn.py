@@ -88,7 +88,11 @@ async def test_connects_and_drops_leave_no_task_and_no_object_behind(tmp_path: P
         gc.collect()
         return Counter(type(each) for each in gc.get_objects() if isinstance(each, kinds))
 
-    async with harness(tmp_path) as server, BackEnd(server.server.internal_url) as back_end:
+    unlimited = {"delivery.devices_per_user": "0", "delivery.connects_per_user_per_minute": "0"}
+    async with (
+        harness(tmp_path, unlimited) as server,
+        BackEnd(server.server.internal_url) as back_end,
+    ):
         await back_end.emit(
             [{"userId": "behind", "type": "E", "payload": "x" * 500} for _ in range(BACKLOG)]
         )
