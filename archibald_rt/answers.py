@@ -110,6 +110,14 @@ class MessageFigures(msgspec.Struct, frozen=True):
     ignored: Count
 
 
+class WebhookFigures(msgspec.Struct, frozen=True):
+    """What became of devices' messages that were to be posted."""
+
+    posted: Count
+    failed: Count
+    dropped: Count
+
+
 class OutboxFigures(msgspec.Struct, frozen=True):
     """The memory of all outboxes, and its bound; null is none."""
 
@@ -139,6 +147,7 @@ class Stats(msgspec.Struct, frozen=True, rename="camel"):
     revoked: RevocationFigures
     limits: LimitFigures
     client_messages: MessageFigures
+    webhook: WebhookFigures
     outbox_bytes: Count
     outbox_total: OutboxFigures
     queue_bytes: Count

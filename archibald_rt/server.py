@@ -38,6 +38,7 @@ from archibald_rt.sweep import Sweep
 from archibald_rt.systemd import NOTHING_INHERITED, Inherited
 from archibald_rt.timestamps import Stamper
 from archibald_rt.upkeep import Upkeep
+from archibald_rt.webhook import Webhook, also
 
 RECENT = 1024 * 1024
 """How many bytes of what was dispatched last are kept for devices that turn live."""
@@ -164,6 +165,15 @@ async def running(
         )
         revocations = Revocations(await log.revocations(), leeway=auth.leeway)
         counters = Counters()
+        if (url := settings.client_messages.webhook_url) is not None:
+            webhook = Webhook(
+                url,
+                settings.client_messages.webhook_secret or "",
+                timeout=settings.client_messages.timeout,
+                counters=counters,
+            )
+            stack.push_async_callback(webhook.close)
+            on_message = also(webhook.post, on_message)
         possible = descriptors_for_devices()
         allowed = min(settings.server.max_connections or possible, possible)
         reception = Reception(

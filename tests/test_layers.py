@@ -78,6 +78,7 @@ LAYERS = [
     "outbox",
     "websocket",
     "reception",
+    "webhook",
     "device",
     "revoking",
     "drain",

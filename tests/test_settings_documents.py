@@ -12,7 +12,7 @@ from archibald_rt.settings.schema import KEYS
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "config.ini"
 PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-SECRETS = {"jwt_secret", "emit_tokens", "read_tokens"}
+SECRETS = {"jwt_secret", "emit_tokens", "read_tokens", "webhook_secret"}
 
 IN_EFFECT = [row for row in describe(Settings()) if f"{row.section}.{row.key}" not in NO_EFFECT_YET]
 

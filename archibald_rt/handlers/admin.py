@@ -13,6 +13,7 @@ from archibald_rt.answers import (
     OutboxFigures,
     RevocationFigures,
     Stats,
+    WebhookFigures,
 )
 from archibald_rt.auth import BearerTokens
 from archibald_rt.eventlog import EventLog
@@ -75,6 +76,9 @@ class StatsHandler(InternalHandler):
             ),
             limits=LimitFigures(limits.connects, limits.devices, limits.messages),
             client_messages=MessageFigures(counters.received, counters.ignored),
+            webhook=WebhookFigures(
+                counters.posted, counters.post_failures, counters.messages_dropped
+            ),
             outbox_bytes=sum(session.outbox.size for session in sessions),
             outbox_total=OutboxFigures(budget.used, budget.limit or None),
             queue_bytes=self._order.size,

@@ -83,9 +83,17 @@ def require_secrets(settings: Settings) -> None:
             "[internal] emit_tokens (or ARCHIBALD_RT_INTERNAL_EMIT_TOKENS) is not set;"
             f" {HOW_TO_MAKE_ONE}"
         )
+    webhook = settings.client_messages
+    if webhook.webhook_url is not None and webhook.webhook_secret is None:
+        raise ConfigError(
+            "[client_messages] webhook_url is set without webhook_secret, which signs what is"
+            f" posted; {HOW_TO_MAKE_ONE}"
+        )
     _check_lengths("[auth] jwt_secret", auth.jwt_secret)
     _check_lengths("[internal] emit_tokens", internal.emit_tokens)
     _check_lengths("[internal] read_tokens", internal.read_tokens)
+    if webhook.webhook_secret is not None:
+        _check_lengths("[client_messages] webhook_secret", [webhook.webhook_secret])
 
 
 def _check_lengths(name: str, secrets: Sequence[str]) -> None:

@@ -23,9 +23,6 @@ NO_EFFECT_YET = frozenset(
         "nats.replicas",
         "nats.credentials",
         "nats.tls_ca",
-        "client_messages.webhook_url",
-        "client_messages.webhook_secret",
-        "client_messages.timeout",
     }
 )
 
