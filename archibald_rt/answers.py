@@ -95,14 +95,6 @@ class RevocationFigures(msgspec.Struct, frozen=True):
     tokens: Count
 
 
-class LimitFigures(msgspec.Struct, frozen=True):
-    """How often a limit was met: connects refused, devices ended for others or for floods."""
-
-    connects: Count
-    devices: Count
-    messages: Count
-
-
 class MessageFigures(msgspec.Struct, frozen=True):
     """What devices sent."""
 
@@ -110,8 +102,16 @@ class MessageFigures(msgspec.Struct, frozen=True):
     ignored: Count
 
 
+class LimitFigures(msgspec.Struct, frozen=True):
+    """What was beyond a limit: connects refused, devices that made room or sent too much."""
+
+    connects: Count
+    devices: Count
+    messages: Count
+
+
 class WebhookFigures(msgspec.Struct, frozen=True):
-    """What became of devices' messages that were to be posted."""
+    """What became of the messages that were to be posted."""
 
     posted: Count
     failed: Count

@@ -300,6 +300,7 @@ def target(
         "ARCHIBALD_RT_LOG_MAX_EVENTS_PER_USER": "50",
         "ARCHIBALD_RT_LOG_PRUNE_EVERY": "1s",
         "ARCHIBALD_RT_INTERNAL_MAX_BODY": "80KiB",
+        # One user connects again and again.
         "ARCHIBALD_RT_DELIVERY_CONNECTS_PER_USER_PER_MINUTE": "0",
     }
     with serving(tmp_path_factory.mktemp("hostile"), bounds) as process:
