@@ -69,7 +69,7 @@ def exclusive(path: Path) -> Iterator[None]:
                 f"log {path}: nothing is in it, but {wal.name} holds what was committed last; "
                 "put the file back, or move both away to begin a new log"
             )
-        log = os.open(place, os.O_RDONLY | os.O_CREAT, 0o644)
+        log = os.open(place, os.O_RDONLY | os.O_CREAT, 0o600)
         # Open until the end: closing it would drop SQLite's own locks on the file.
         _lock(path, locks.enter_context(os.fdopen(log, "rb")))
         held = locks.pop_all()

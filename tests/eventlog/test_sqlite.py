@@ -782,3 +782,20 @@ async def test_nothing_but_the_log_itself_is_left_after_the_end(path: Path) -> N
     assert not path.with_name("events.db-wal").exists()
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (100,)
+
+
+@pytest.mark.gen_test
+async def test_a_new_log_is_for_nobody_but_the_servers_user(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with open_sqlite(path):
+        assert modes(path) == {"events.db": 0o600, "events.db-shm": 0o600, "events.db-wal": 0o600}
+    path.chmod(0o640)
+    async with open_sqlite(path):
+        # An operator's own choice stays.
+        assert set(modes(path).values()) == {0o640}
+
+
+def modes(path: Path) -> dict[str, int]:
+    """Return the permissions of a log's files by their names; its lock holds nothing."""
+    files = [each for each in path.parent.glob(f"{path.name}*") if each.suffix != ".lock"]
+    return {each.name: each.stat().st_mode & 0o777 for each in files}
