@@ -57,15 +57,15 @@ class SocketDevice:
         """
         reception = self._reception
         if crowded:
-            self._connection.close(CloseCode.TRY_AGAIN_LATER, "Too many connects")
+            self._turn_away(CloseCode.TRY_AGAIN_LATER, "Too many connects")
         elif identity is None:
-            self._connection.close(CloseCode.POLICY_VIOLATION, "Authentication failed")
+            self._turn_away(CloseCode.POLICY_VIOLATION, "Authentication failed")
         elif reception.draining:
-            self._connection.close(CloseCode.GOING_AWAY, "Server going away")
+            self._turn_away(CloseCode.GOING_AWAY, "Server going away")
         elif reception.full:
-            self._connection.close(CloseCode.TRY_AGAIN_LATER, "Server full")
+            self._turn_away(CloseCode.TRY_AGAIN_LATER, "Server full")
         elif not reception.limits.admits_user(identity.user):
-            self._connection.close(CloseCode.TRY_AGAIN_LATER, "Too many connects")
+            self._turn_away(CloseCode.TRY_AGAIN_LATER, "Too many connects")
         else:
             try:
                 session = reception.receive(
@@ -73,12 +73,20 @@ class SocketDevice:
                 )
             except AuthError as error:
                 refused(reception, error, None)
-                self._connection.close(CloseCode.POLICY_VIOLATION, "Authentication failed")
+                self._turn_away(CloseCode.POLICY_VIOLATION, "Authentication failed")
                 return
             if resume:
                 reception.counters.resumed += 1
             self._session = session
             session.start(resume)
+
+    def _turn_away(self, code: int, reason: str) -> None:
+        self._reception.turn_away(self)
+        self._connection.close(code, reason)
+
+    def drop(self) -> None:
+        """End the connection without another word."""
+        self._connection.abort()
 
     def begin_when_verified(self, token: str, resume: Resume, address: str | None) -> None:
         """Do as `begin` when the issuer's keys have been fetched anew; until then send nothing."""

@@ -54,9 +54,10 @@ async def fetching(*, within: float = TIMEOUT, largest: int = LARGEST) -> AsyncI
         except HTTPClientError as error:
             answered = "" if error.code == _NO_ANSWER else f"HTTP {error.code}: "
             raise FetchError(f"{answered}{error.message}") from None
-        except (OSError, ValueError) as error:
-            # The end of a stream has no text; what is too large ends one.
-            raise FetchError(str(error) or "the connection was lost") from None
+        except Exception as error:
+            # The end of a stream has no text; what is too large ends one, by errors of Tornado's
+            # own. Whatever an issuer answers is its fault and not ours.
+            raise FetchError(str(error) or "the connection was lost") from error
         return response.body
 
     try:

@@ -27,7 +27,7 @@ class OriginPolicy:
         self._all = "*" in allowed
         self._listed = frozenset(origin.lower() for origin in allowed)
         self._patterns = [
-            re.compile(re.escape(origin.lower()).replace(r"\*", r"[a-z0-9-]+(?:\.[a-z0-9-]+)*"))
+            re.compile(re.escape(origin.lower()).replace(r"\*", r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"))
             for origin in allowed
             if "*" in origin and origin != "*"
         ]

@@ -156,12 +156,13 @@ class Outbox(Bounded):
         """Give up all that waits, if something else may follow what the kernel has; says whether.
 
         Nothing may in the middle of a frame, and what waits for the kernel is taken to begin
-        there; nor before the answer to the handshake, the first thing that is ever put in.
+        there. The answer to the handshake, the first thing that is ever put in, stays: without
+        it nothing that follows would be understood.
         """
-        if self._waiting or not self._taken:
+        if self._waiting:
             return False
-        self._frames.clear()
-        self._release(self._kept)
+        del self._frames[0 if self._taken else 1 :]
+        self._release(self._kept - sum(map(len, self._frames)))
         return True
 
     def fail(self) -> None:

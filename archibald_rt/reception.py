@@ -84,6 +84,7 @@ class Tuning:
     replay_page: int = 500
     max_client_message: int = 64 * 1024
     max_connections: int = 20000
+    max_turned_away: int = 1000
     leeway: float = 30.0
     devices_per_user: int = 20
     connects_per_user_per_minute: int = 120
@@ -102,6 +103,9 @@ class Device(Swept, Hashable, Protocol):
 
         From when this returns no part of any event is handed to its socket.
         """
+
+    def drop(self) -> None:
+        """End the connection without another word."""
 
     def tell_to_reconnect(self, after_ms: int) -> None:
         """Tell the device when to come back after the close that will follow."""
@@ -154,6 +158,8 @@ class Reception:
         # Those that were taken out and have something on its way to them.
         self._leaving: dict[Device, Identity] = {}
         self._device_of: dict[Session, Device] = {}
+        # Those that never were let in, and have not answered their close frame yet.
+        self._turned_away: dict[Device, None] = {}
         self.connections = Underway()
         """Every connection from its handshake to its end, refused ones included."""
         self._origins_logged: dict[str, None] = {}
@@ -262,9 +268,22 @@ class Reception:
         if identity is not None:
             self._leaving[device] = identity
 
+    def turn_away(self, device: Device) -> None:
+        """Take note of one that is told why it is not let in.
+
+        Of too many the oldest is dropped: who ignores what it is told must not keep its
+        descriptor for as long as it takes to believe that.
+        """
+        if len(self._turned_away) >= self.tuning.max_turned_away:
+            oldest = next(iter(self._turned_away))
+            del self._turned_away[oldest]
+            oldest.drop()
+        self._turned_away[device] = None
+
     def leave(self, device: Device) -> None:
         """Let a device go that was dismissed and whose connection has ended."""
         self._leaving.pop(device, None)
+        self._turned_away.pop(device, None)
         self.connections.leave(device)
 
     def cut_off(self, those: Callable[[Identity], bool]) -> int:

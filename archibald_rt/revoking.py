@@ -65,6 +65,9 @@ class Revoker:
         if revocation is None:
             return reception.cut_off(those)
         if not revocations.has_room(revocation):
+            # It is done with the pruning, too, which may be off.
+            revocations.forget(revocations.forgettable)
+        if not revocations.has_room(revocation):
             raise RevocationsFullError(
                 f"{revocations.tokens} tokens are revoked, and no more may be until some of them"
                 " have expired; revoke all of the user's by revokeBefore"

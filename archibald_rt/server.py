@@ -43,8 +43,9 @@ from archibald_rt.webhook import Webhook, also
 RECENT = 1024 * 1024
 """How many bytes of what was dispatched last are kept for devices that turn live."""
 
+_TURNED_AWAY = 1000
 _PUBLIC_BODY = 64 * 1024
-_INTERNAL_IDLE = 3600.0
+_INTERNAL_IDLE, _INTERNAL_BODY = 3600.0, 600.0
 
 
 class Server:
@@ -192,6 +193,7 @@ async def running(
                 replay_page=delivery.replay_page,
                 max_client_message=delivery.max_client_message,
                 max_connections=allowed,
+                max_turned_away=min(_TURNED_AWAY, max(possible // 4, 1)),
                 leeway=auth.leeway,
                 devices_per_user=delivery.devices_per_user,
                 connects_per_user_per_minute=delivery.connects_per_user_per_minute,
@@ -248,7 +250,7 @@ async def running(
                 read_tokens=read_tokens,
                 max_body=internal.max_body,
             ),
-            Limits(head=_INTERNAL_IDLE, idle=_INTERNAL_IDLE),
+            Limits(head=_INTERNAL_IDLE, idle=_INTERNAL_IDLE, body=_INTERNAL_BODY),
         )
         access = Access(settings, verifier, jwks, public, emit_tokens, read_tokens)
         server = Server(reception, order, shutdown, access, drain=settings.server.drain)

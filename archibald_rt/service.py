@@ -1,9 +1,11 @@
 """The server as a process of its own: signals, its service manager, the exit code."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -109,16 +111,50 @@ async def _reloads(
 
 async def _reload(server: Server, reread: Callable[[], Settings]) -> None:
     try:
-        # A file may be on a disk that is slow to answer.
-        settings = await asyncio.to_thread(reread)
+        settings = await _aside(reread)
         found = server.reload(settings)
     except ConfigError as error:
         _logger.error("reload failed, nothing was changed", reason=str(error))  # noqa: TRY400 - whose fault it is stands in the line
+        return
+    except Exception:
+        # What is in force works: a fault on the way to the next is no reason to end.
+        _logger.exception("reload failed, nothing was changed")
         return
     _logger.info("reloaded", changed=", ".join(found.changed) or "nothing")
     _warn_of_weakness(settings)
     if found.need_restart:
         _logger.warning("needs a restart", keys=", ".join(found.need_restart))
+
+
+async def _aside(reread: Callable[[], Settings]) -> Settings:
+    """Read the configuration in a thread that nobody waits for at the end.
+
+    A file may be on a disk that is slow to answer, or never does; `asyncio.to_thread` would have
+    the process wait for it when it is to end.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Settings] = loop.create_future()
+
+    def tell(settings: Settings | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if settings is not None:
+            done.set_result(settings)
+        elif error is not None:
+            done.set_exception(error)
+
+    def read() -> None:
+        settings, fault = None, None
+        try:
+            settings = reread()
+        except Exception as error:  # noqa: BLE001 - raised where it is awaited
+            fault = error
+        # The loop may be closed by now.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(tell, settings, fault)
+
+    threading.Thread(target=read, name="reload", daemon=True).start()
+    return await done
 
 
 def _warn_of_weakness(settings: Settings) -> None:

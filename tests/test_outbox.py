@@ -377,10 +377,12 @@ async def test_what_the_kernel_has_none_of_can_be_taken_back() -> None:
 
 
 @pytest.mark.gen_test
-async def test_nothing_is_taken_back_before_the_first_or_in_the_middle_of_a_frame() -> None:
+async def test_the_first_is_not_taken_back_nor_anything_in_the_middle_of_a_frame() -> None:
     async with ends() as made:
         made.outbox.push(b"the handshake's answer")
-        assert not made.outbox.withdraw()
+        made.outbox.push(b"never")
+        assert made.outbox.withdraw()
+        assert made.outbox.size == made.budget.used == len(b"the handshake's answer")
         await turn()
         assert await made.device.read() == b"the handshake's answer"
         await made.fill()

@@ -134,7 +134,7 @@ class Jwks:
     async def _fetch_once(self, url: str) -> None:
         try:
             keys, skipped = await asyncio.to_thread(_read, await self._fetch(url))
-        except (FetchError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - said in a line; no answer may end the server
             if url == self._url:
                 self._note_failure(error)
             return

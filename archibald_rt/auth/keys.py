@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -102,8 +101,9 @@ def _loaded(label: str, block: bytes) -> Any:
         if label == "CERTIFICATE":
             return load_pem_x509_certificate(block).public_key()
         return load_pem_public_key(block)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("no public key or certificate that can be read") from None
+    except Exception as error:
+        # The library has many words for it, and not all are of one kind.
+        raise ValueError("no public key or certificate that can be read") from error
 
 
 def configured_keys(

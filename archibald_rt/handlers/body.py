@@ -26,16 +26,17 @@ class BodyHandler(InternalHandler):
         """Take the tokens and the bound."""
         super().initialize(emit_tokens, read_tokens)
         self._max_body = max_body
-        self._chunks: list[bytes] = []
+        # One buffer: in pieces of a few bytes a list would take many times as much.
+        self._body = bytearray()
         self._received = 0
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body, or drop it where it is of no use."""
         self._received += len(chunk)
         if not self._max_body or self._received <= self._max_body:
-            self._chunks.append(chunk)
+            self._body += chunk
             return
-        self._chunks.clear()
+        self._body = bytearray()
         if self._received > 2 * self._max_body and not self._finished:
             self.refuse_body(self._body_too_large())
             self.request.connection.close()  # type: ignore[union-attr]  # an HTTP/1 connection
@@ -44,8 +45,7 @@ class BodyHandler(InternalHandler):
         """Return what has come. Raises `EmissionError` (413) if it was too much."""
         if self._max_body and self._received > self._max_body:
             raise self._body_too_large()
-        body = b"".join(self._chunks)
-        self._chunks.clear()
+        body, self._body = bytes(self._body), bytearray()
         return body
 
     def media_type(self, *expected: str) -> str:

@@ -115,7 +115,8 @@ class AnswerWriter:
         self._progress = self._lost = _nothing
         if self._out:
             asyncio.get_running_loop().remove_writer(self._socket.fileno())
-            self._out.clear()
+            # Not cleared: what is being sent is looked at through a view.
+            self._out = bytearray()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

@@ -64,6 +64,11 @@ class Channel:
         self._reading = False
         self._parted = False
 
+    @property
+    def pending(self) -> bool:
+        """Whether something waits for the client to read it."""
+        return self._writer.pending
+
     def expect(self, seconds: float) -> None:
         """Give the client so long from now; 0 is no bound."""
         self.deadline = self._loop.time() + seconds if seconds else math.inf
@@ -82,8 +87,10 @@ class Channel:
 
     def write(self, data: bytes) -> "asyncio.Future[None]":
         """Write; what is returned is done when the kernel has taken it, or fails if it won't."""
+        waited = self._writer.pending
         written = self._writer.write(data)
-        if self._writer.pending and not self.closed:
+        # More to read is no step of the client's.
+        if self._writer.pending and not waited and not self.closed:
             self.expect(self._patience)
         return written
 

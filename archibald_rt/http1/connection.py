@@ -27,6 +27,9 @@ DROP_LIMIT, DROP_TIME = 64 * 1024 * 1024, 60.0
 Most clients read nothing before they have sent all. (The time where no other bound is set.)
 """
 
+AT_ONCE = 16
+"""How many requests of one connection are taken in one turn of the loop."""
+
 _logger = structlog.stdlib.get_logger("archibald_rt.http")
 
 
@@ -70,7 +73,7 @@ class RequestConnection(HTTPConnection):
     @property
     def idle(self) -> bool:
         """Whether nothing that was asked is being worked on."""
-        return self._exchange is None
+        return self._exchange is None or not self._exchange.complete
 
     def start(self) -> None:
         """Begin to read."""
@@ -166,7 +169,12 @@ class RequestConnection(HTTPConnection):
     # What comes from the client.
 
     def _got(self, data: bytes) -> None:
-        self._requests.feed(data)
+        try:
+            self._requests.feed(data)
+        except Exception:
+            _logger.exception("fault in a request", address=self.context.remote_ip)
+            self._channel.abort()
+            return
         self._go_on()
         if self._requests.parts or self._requests.rest:
             # It waits for a request that is worked on: the client is held back.
@@ -178,7 +186,14 @@ class RequestConnection(HTTPConnection):
             return
         self._going_on = True
         try:
+            begun = 0
             while self._requests.parts and not self._busy:
+                if isinstance(self._requests.parts[0], Head):
+                    if begun == AT_ONCE:
+                        # Everybody else has their turn.
+                        asyncio.get_running_loop().call_soon(self._go_on)
+                        break
+                    begun += 1
                 self._take()
         except HTTPInputError as error:
             self._refuse(Breach(HTTPStatus.BAD_REQUEST, str(error)))
@@ -193,7 +208,10 @@ class RequestConnection(HTTPConnection):
     @property
     def _busy(self) -> bool:
         exchange = self._exchange
-        return self._waiting is not None or (exchange is not None and exchange.complete)
+        if exchange is None:
+            # Who does not read gets no more answers.
+            return self._waiting is not None or self._channel.pending
+        return self._waiting is not None or exchange.complete
 
     def _take(self) -> None:
         part, exchange = self._requests.parts.popleft(), self._exchange
@@ -219,8 +237,18 @@ class RequestConnection(HTTPConnection):
         self._channel.expect(self._limits.body)
         self._wait_for(delegate.headers_received(head.start_line, head.headers))
         exchange.heard = True
-        if head.expects_leave and not (self._requests.parts or exchange.begun):
-            # The client waits for it with its body (RFC 9110, section 10.1.1).
+        self._give_leave()
+
+    def _give_leave(self) -> None:
+        """Let a client send its body that waits for leave to (RFC 9110, section 10.1.1).
+
+        Not before the application has looked at the head.
+        """
+        exchange = self._exchange
+        if exchange is None or self._waiting is not None or not exchange.awaits_leave:
+            return
+        exchange.awaits_leave = False
+        if not (self._requests.parts or exchange.begun):
             self._channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _end(self, exchange: Exchange) -> None:
@@ -239,11 +267,13 @@ class RequestConnection(HTTPConnection):
         else:
             self._requests.no_upgrade()
             self._channel.expect(self._limits.idle)
+            self._owner.asked(self)
 
     def _refuse(self, breach: Breach) -> None:
         """Answer what is no request, unless its answer has begun, and part."""
         _logger.debug("request refused", reason=breach.detail, address=self.context.remote_ip)
         exchange, self._exchange = self._exchange, None
+        self._close_callback = None
         if exchange is None or not exchange.begun:
             self._channel.write(malformed(breach.status, breach.detail))
         self._part()
@@ -274,13 +304,22 @@ class RequestConnection(HTTPConnection):
             _logger.error("fault in a request", exc_info=done.exception())
             self._channel.abort()
             return
+        self._give_leave()
         self._go_on()
 
     # The end.
 
     def _drained(self) -> None:
         """Wait for the next request, or for the application to go on with its answer."""
-        self._channel.expect(self._limits.idle if self._exchange is None else 0)
+        exchange = self._exchange
+        if exchange is None:
+            self._channel.expect(self._limits.idle)
+            self._go_on()
+        elif exchange.complete:
+            self._channel.expect(0)
+        else:
+            dropping = DROP_TIME if exchange.answered else 0
+            self._channel.expect(self._limits.body or dropping)
 
     def _ended(self) -> None:
         exchange, callback = self._exchange, self._close_callback

@@ -15,6 +15,7 @@ class Exchange:
     __slots__ = (
         "_chunked",
         "answered",
+        "awaits_leave",
         "begun",
         "complete",
         "delegate",
@@ -27,6 +28,8 @@ class Exchange:
     def __init__(self, head: Head, delegate: HTTPMessageDelegate) -> None:
         self.head = head
         self.delegate = delegate
+        self.awaits_leave = head.expects_leave
+        """Whether the client waits to be told that it may send the body."""
         self.heard = False
         """Whether the delegate took the head, and is to hear of the end."""
         self.complete = False

@@ -75,6 +75,11 @@ class Listener:
         """Have connections that are accepted from now on speak TLS by this context."""
         self._tls = context
 
+    @property
+    def connections(self) -> int:
+        """How many there are, but for those that speak another protocol by now."""
+        return len(self._connections)
+
     def stop(self) -> None:
         """Take no more connections; those there are end with their next answer.
 
@@ -100,6 +105,11 @@ class Listener:
         if self._look is not None:
             self._look.cancel()
             self._look = None
+
+    def asked(self, connection: Connection) -> None:
+        """Take note that a request was answered: others have asked nothing for longer."""
+        if connection in self._connections:
+            self._connections[connection] = self._connections.pop(connection)
 
     def gone(self, connection: Connection) -> None:
         """Forget a connection that has ended, or that speaks another protocol from now on."""
@@ -156,7 +166,7 @@ class Listener:
         return stop
 
     def _make_room(self) -> None:
-        """Part from the one that has been there longest and has asked nothing."""
+        """Part from the one that has asked nothing for longest."""
         oldest = next((each for each in self._connections if each.idle), None)
         if oldest is not None:
             oldest.abort()

@@ -66,10 +66,12 @@ class RequestReader:
     """
 
     __slots__ = (
+        "_behind",
         "_body",
         "_headers",
         "_max_body",
         "_parser",
+        "_quiet",
         "_refusal",
         "_since",
         "_target",
@@ -87,6 +89,9 @@ class RequestReader:
         # None once a head is complete: what comes after are a body's trailers.
         self._headers: list[tuple[bytes, bytes]] | None = []
         self._body = 0
+        # How the body is framed that the parser leaves unread behind an `Upgrade`.
+        self._behind = b""
+        self._quiet = False
         self._refusal: Breach | None = None
         # How many bytes have come without a head, a piece of a body or an end.
         self._since = 0
@@ -112,8 +117,7 @@ class RequestReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self.rest = data[upgrade.args[0] :]
-            self._parser = httptools.HttpRequestParser(self)
+            self._go_on_behind(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError:
             if self._refusal is None:
                 raise
@@ -126,6 +130,23 @@ class RequestReader:
         else:
             if self._since > MAX_HEAD:
                 self._breach(_too_large(f"{MAX_HEAD} bytes"))
+
+    def _go_on_behind(self, rest: bytes) -> None:
+        """Go on behind the head of a request that asks for another protocol.
+
+        The parser takes all that follows for that protocol, a body as well. So another one is
+        begun in the middle, by a head of our own with the framing of that body.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        framing, self._behind = self._behind, b""
+        if not framing:
+            self.rest = rest
+            return
+        self._quiet = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        self._quiet = False
+        if rest:
+            self.feed(rest)
 
     def no_upgrade(self) -> None:
         """Go on with what came behind a request whose other protocol is not to be spoken."""
@@ -151,6 +172,8 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         """Begin with a request."""
+        if self._quiet:
+            return
         self._target = b""
         self._headers = []
         self._body = 0
@@ -169,6 +192,8 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         """Take a head that is complete."""
+        if self._quiet:
+            return
         parser, pairs = self._parser, self._headers
         if parser is None or pairs is None:
             raise RuntimeError("a head in the middle of a request")
@@ -185,14 +210,24 @@ class RequestReader:
             else:
                 # `add` would look at every character, which the parser has done.
                 headers[name] = value
-        coding = headers.get("Transfer-Encoding")
-        if coding is not None and coding.lower() != "chunked":
-            detail = "Transfer-Encoding: expected chunked"
-            self._refuse(Breach(HTTPStatus.NOT_IMPLEMENTED, detail))
+        self._check_coding(headers.get("Transfer-Encoding"), version)
+        if parser.should_upgrade():
+            self._behind = _framing(headers)
+            if self._behind and headers.get("Upgrade", "").lower() == "websocket":
+                self._refuse(Breach(HTTPStatus.BAD_REQUEST, "body: expected none"))
         method = parser.get_method().decode("latin-1")
         line = RequestStartLine(method, self._target.decode("latin-1"), f"HTTP/{version}")
         self._headers, self._since = None, 0
         self.parts.append(Head(line, headers, parser.should_keep_alive()))
+
+    def _check_coding(self, coding: str | None, version: str) -> None:
+        if coding is not None and version == "1.0":
+            # RFC 9112, section 6.1: such framing is faulty.
+            detail = "Transfer-Encoding: expected none in HTTP/1.0"
+            self._refuse(Breach(HTTPStatus.BAD_REQUEST, detail))
+        if coding is not None and coding.lower() != "chunked":
+            detail = "Transfer-Encoding: expected chunked"
+            self._refuse(Breach(HTTPStatus.NOT_IMPLEMENTED, detail))
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -206,11 +241,23 @@ class RequestReader:
     def on_message_complete(self) -> None:
         """Take the end of a request."""
         self._since = 0
-        self.parts.append(END)
+        if not self._behind:
+            self.parts.append(END)
 
 
 class _StopParsingError(Exception):
     """Raised through the parser, which has no other way to be stopped."""
+
+
+def _framing(headers: HTTPHeaders) -> bytes:
+    """Return the header that frames a body, empty if there is none.
+
+    Whether or not another protocol is spoken then, the body comes first (RFC 9110, section 7.8).
+    """
+    if "Transfer-Encoding" in headers:
+        return b"Transfer-Encoding: chunked"
+    length = headers.get("Content-Length", "0")
+    return b"Content-Length: " + length.encode("latin-1") if length.strip("0") else b""
 
 
 def _too_large(bound: str) -> Breach:

@@ -62,5 +62,8 @@ class Owner(Protocol):
     def date(self) -> str:
         """Return this moment's `Date` header."""
 
+    def asked(self, connection: "Connection") -> None:
+        """Take note that a request was answered."""
+
     def gone(self, connection: "Connection") -> None:
         """Take note that a connection has ended, or speaks another protocol from now on."""

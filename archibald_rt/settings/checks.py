@@ -92,8 +92,21 @@ def require_secrets(settings: Settings) -> None:
     _check_lengths("[auth] jwt_secret", auth.jwt_secret)
     _check_lengths("[internal] emit_tokens", internal.emit_tokens)
     _check_lengths("[internal] read_tokens", internal.read_tokens)
+    _check_presentable("[internal] emit_tokens", internal.emit_tokens)
+    _check_presentable("[internal] read_tokens", internal.read_tokens)
     if webhook.webhook_secret is not None:
         _check_lengths("[client_messages] webhook_secret", [webhook.webhook_secret])
+
+
+def _check_presentable(name: str, tokens: Sequence[str]) -> None:
+    # They travel in a header, where a blank ends them (RFC 6750, section 2.1).
+    if any(
+        not character.isprintable() or character == " " for each in tokens for character in each
+    ):
+        raise ConfigError(
+            f"{name}: a token has a blank or a control character in it, which no request can"
+            f" present; {HOW_TO_MAKE_ONE}"
+        )
 
 
 def _check_lengths(name: str, secrets: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ _FILE_SUFFIX = "_file"
 # Enough for any key or list of tokens; a device file named by mistake would never end.
 _LONGEST_FILE = 2**20
 _LONGEST_ECHO = 60
-_LONGEST_NAME = 40
+_LONGEST_NAME = 31
 _NO_OVERRIDES: Mapping[tuple[str, str], str] = MappingProxyType({})
 
 
@@ -210,7 +210,7 @@ def _syntax_error(error: configparser.Error) -> str:
 
 def _unknown_section(where: str, section: str) -> str:
     nearest = _nearest(section.lower(), SECTIONS)
-    return f"{where}: there is no section [{_one_line(section)}]; the nearest is [{nearest}]"
+    return f"{where}: there is no section [{_name(section)}]; the nearest is [{nearest}]"
 
 
 def _unknown_key(entry: _Entry) -> str:
@@ -223,11 +223,16 @@ def _unknown_key(entry: _Entry) -> str:
     right = f"[{section}] {nearest}"
     if entry.is_variable:
         right = f"{ENVIRONMENT_PREFIX}{section}_{nearest}".upper()
-    # A line of base64 that should have been indented is read as a key, and may be a secret.
-    shown = _one_line(entry.name)
-    if len(shown) > _LONGEST_NAME:
-        shown = f"of {len(shown)} characters"
-    return f"{entry.where}: [{entry.section}] has no key {shown}; the nearest is {right}"
+    return (
+        f"{entry.where}: [{entry.section}] has no key {_name(entry.name)}; the nearest is {right}"
+    )
+
+
+def _name(text: str) -> str:
+    # A line of base64 that should have been indented is read as a key, and may be a secret: of
+    # 32 bytes at least. No name of ours is as long.
+    shown = _one_line(text)
+    return shown if len(shown) <= _LONGEST_NAME else f"of {len(shown)} characters"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

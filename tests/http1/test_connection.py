@@ -4,11 +4,19 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Iterator
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerRequest,
+    ResponseStartLine,
+)
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from archibald_rt.http1 import channel, connection, listener
@@ -78,9 +86,9 @@ class Streaming(RequestHandler):
 
     async def prepare(self) -> None:
         await asyncio.sleep(0)
-        if self.request.path == "/refuse":
+        if self.request.path.startswith("/refuse"):
             self.set_status(401)
-            self.finish("refused")
+            self.finish(bytes(LARGE) if self.request.path.endswith("large") else "refused")
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         self._size += len(chunk)
@@ -100,11 +108,42 @@ class Streaming(RequestHandler):
         self._seen.append("gone")
 
 
+class Prompt(HTTPMessageDelegate):
+    """Answers within the turn in which it is asked, as a handshake is."""
+
+    def __init__(self, request: HTTPServerRequest, seen: list[str]) -> None:
+        self._request = request
+        self._seen = seen
+
+    def finish(self) -> None:
+        self._seen.append("prompt")
+        answering: Any = self._request.connection
+        line = ResponseStartLine("HTTP/1.1", 200, "OK")
+        answering.write_headers(line, HTTPHeaders({"Content-Length": "0"}))
+        answering.finish()
+
+
+class Routes(Application):
+    """All handlers, and one path that is answered at once."""
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        if request.path == "/sync":
+            return Prompt(request, self.settings["seen"])
+        return super().find_handler(request, **kwargs)
+
+
 class Served:
     """A listener, what its handlers saw, and clients of it."""
 
-    def __init__(self, at: tuple[str, int], seen: list[str], gate: asyncio.Event) -> None:
+    def __init__(
+        self,
+        at: tuple[str, int],
+        seen: list[str],
+        gate: asyncio.Event,
+        connections: Callable[[], int],
+    ) -> None:
         self.at = at
+        self.connections = connections
         self.seen = seen
         self.gate = gate
         self._writers: list[asyncio.StreamWriter] = []
@@ -168,11 +207,14 @@ async def serving(limits: Limits | None = None) -> AsyncIterator[Served]:
     seen: list[str] = []
     gate = asyncio.Event()
     given: dict[str, Any] = {"seen": seen, "gate": gate}
-    routes = [(f"/{path}", Streaming, given) for path in ("stream", "refuse", "fault", "slowly")]
-    server = Listener(Application([*routes, ("/.*", Handler, given)]), limits)
+    routes = [
+        (f"/{path}", Streaming, given)
+        for path in ("stream", "refuse", "refuse/large", "fault", "slowly")
+    ]
+    server = Listener(Routes([*routes, ("/.*", Handler, given)], seen=seen), limits)
     sockets = Endpoint("127.0.0.1", 0).bind()
     server.add_sockets(sockets)
-    served = Served(sockets[0].getsockname(), seen, gate)
+    served = Served(sockets[0].getsockname(), seen, gate, lambda: server.connections)
     try:
         yield served
     finally:
@@ -390,6 +432,74 @@ async def test_a_client_that_reads_nothing_of_its_answer_is_parted_from() -> Non
         client.ask(b"/large")
         await eventually(lambda: served.seen)
         await eventually(lambda: tcp_state(client) != ESTABLISHED)
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("often")
+async def test_a_client_that_only_asks_gets_no_more_answers_than_it_reads() -> None:
+    async with serving(Limits(idle=0.5)) as served:
+        client = await served.connect(receive_buffer=4096)
+        client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        # More to be asked is no sign that anything was read.
+        await eventually(lambda: tcp_state(client) != ESTABLISHED)
+        assert len(served.seen) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_resets_while_answers_wait_leaves_nothing() -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with serving() as served:
+        client = await served.connect(receive_buffer=4096)
+        client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+        await eventually(lambda: served.seen)
+        sock = client.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.writer.transport.abort()
+        await eventually(lambda: served.connections() == 0)
+    assert faults == []
+
+
+@pytest.mark.gen_test
+async def test_many_requests_at_once_leave_others_their_turn() -> None:
+    async with serving() as served:
+        greedy, other = await served.connect(), await served.connect()
+        loop, turns = asyncio.get_running_loop(), list[int]()
+
+        def turn() -> None:
+            turns.append(len(served.seen))
+            if len(served.seen) < 500:
+                loop.call_soon(turn)
+
+        greedy.send(b"POST /refuse HTTP/1.1\r\nHost: x\r\n\r\n")
+        greedy.send(b"GET /sync HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        other.ask(b"/other")
+        turn()
+        assert (await other.answer())[2] == b"at /other"
+        await eventually(lambda: len(served.seen) == 501)
+        assert max(later - sooner for sooner, later in pairwise(turns)) <= connection.AT_ONCE + 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("often")
+async def test_a_body_is_timed_also_when_its_answer_had_to_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "DROP_TIME", 0.2)
+    async with serving(Limits(idle=5.0)) as served:
+        client = await served.connect(receive_buffer=4096)
+        client.ask(b"/refuse/large", b"Content-Length: 10\r\n", method=b"POST")
+        assert len((await client.answer())[2]) == LARGE
+        assert await client.rest() == b""
+
+
+@pytest.mark.gen_test
+async def test_leave_to_send_is_given_only_when_the_handler_has_looked_at_the_head() -> None:
+    async with serving() as served:
+        client = await served.connect()
+        extra = b"Content-Length: 3\r\nExpect: 100-continue\r\n"
+        client.ask(b"/refuse", extra, method=b"POST")
+        assert (await client.answer())[0] == 401
 
 
 @pytest.mark.gen_test

@@ -241,3 +241,25 @@ async def test_those_who_ask_nothing_make_room_for_others_the_oldest_first() -> 
         writer.close()
     server.stop()
     await server.over(0)
+
+
+@pytest.mark.gen_test
+async def test_half_a_request_is_no_reason_to_stay_and_an_answered_one_is() -> None:
+    server = Listener(Application([("/", Answering)]), most=3)
+    sockets = Endpoint("127.0.0.1", 0).bind()
+    server.add_sockets(sockets)
+    at = sockets[0].getsockname()
+    kept = await asyncio.open_connection(*at)
+    half = await asyncio.open_connection(*at)
+    half[1].write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    kept[1].write(REQUEST % b"/")
+    await kept[0].readuntil(b"here")
+    others = [await asyncio.open_connection(*at) for _ in range(2)]
+    # It came first, but has asked something since.
+    assert await half[0].read() == b""
+    kept[1].write(REQUEST % b"/")
+    await kept[0].readuntil(b"here")
+    for _, writer in (kept, half, *others):
+        writer.close()
+    server.stop()
+    await server.over(0)

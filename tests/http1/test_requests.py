@@ -127,6 +127,7 @@ def test_a_body_in_chunks_is_joined_without_what_frames_it() -> None:
         b"GET / HTTP/1.1\r\nHost: x\x00y\r\n\r\n",
         b"GET / HTTP/1.1\r\nNo colon\r\n\r\n",
         b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+        CHUNKED.replace(b"1.1", b"1.0") + b"0\r\n\r\n",
         CHUNKED + b"zz\r\n",
         CHUNKED + b"3\r\nabcd\r\n",
         CHUNKED + b"-3\r\nabc\r\n",
@@ -221,6 +222,52 @@ def test_a_protocol_that_is_not_spoken_does_no_harm_to_the_next_request() -> Non
     heads = [part for part in reader.parts if isinstance(part, Head)]
     assert [each.start_line.path for each in heads] == ["/", "/a?b=c"]
     assert reader.parts[-1] is END
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: 41\r\n", b"GET /hidden HTTP/1.1\r\nHost: x\r\nA: bcdef\r\n"),
+        (b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n0\r\nTrailer: x\r\n\r\n"),
+    ],
+    ids=["length", "chunks"],
+)
+@given(st.lists(st.integers(1, 60), max_size=6))
+def test_a_body_behind_the_wish_for_another_protocol_is_no_request(
+    framing: bytes, body: bytes, cuts: list[int]
+) -> None:
+    post = b"POST /a HTTP/1.1\r\nHost: x\r\n" + H2C + framing + b"\r\n" + body
+    data, pieces = post + GET, list[bytes]()
+    for cut in cuts:
+        pieces.append(data[:cut])
+        data = data[cut:]
+    reader = RequestReader(max_body=0)
+    for piece in (*pieces, data):
+        reader.feed(piece)
+        # As when it is answered before the next one is looked at.
+        reader.no_upgrade()
+    told = plain(list(reader.parts))
+    assert [each for each in told if not isinstance(each, tuple)] == [
+        body if framing.startswith(b"Content") else b"abc",
+        END,
+        END,
+    ]
+    heads = [part for part in reader.parts if isinstance(part, Head)]
+    assert [each.start_line.path for each in heads] == ["/a", "/a?b=c"]
+    assert "Trailer" not in heads[1].headers
+
+
+def test_a_body_behind_the_wish_for_another_protocol_has_its_bound() -> None:
+    post = b"POST /a HTTP/1.1\r\nHost: x\r\n" + H2C + b"Content-Length: 3\r\n\r\nabc"
+    assert breach(post, max_body=2).status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+def test_a_handshake_has_no_body() -> None:
+    data = UPGRADE.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\nhello")
+    assert breach(data).status == HTTPStatus.BAD_REQUEST
 
 
 def test_a_reader_knows_whether_a_request_has_begun() -> None:
