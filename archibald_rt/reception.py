@@ -175,6 +175,11 @@ class Reception:
         """The devices that are connected."""
         return list(self._devices)
 
+    @property
+    def turned_away(self) -> int:
+        """How many were told why they are not let in, and have not gone yet."""
+        return len(self._turned_away)
+
     def admits(self, origin: str, host: str) -> bool:
         """Whether a page of this origin may connect; the first refusal of each is logged."""
         if self._origins.allows(origin, host):

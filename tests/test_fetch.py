@@ -66,6 +66,36 @@ async def test_a_fetch_ends_in_time_however_slowly_the_answer_comes() -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 " + b"a" * LARGEST + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"a" * LARGEST + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * LARGEST + b"\r\n",
+        b"nonsense\r\n\r\n",
+        b"",
+    ],
+    ids=["status line", "header", "headers", "nonsense", "nothing"],
+)
+async def test_an_answer_that_is_none_is_a_failure_and_nothing_worse(answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        if answer:
+            # Whether it is too much is for the other side to say.
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, fetching() as fetch:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(FetchError) as caught:
+            await fetch(f"http://127.0.0.1:{port}/")
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.gen_test
 async def test_a_fetch_from_where_nobody_listens_says_so() -> None:
     with issuing() as gone:
         url = gone.url

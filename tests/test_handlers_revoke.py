@@ -327,6 +327,23 @@ async def test_more_tokens_than_are_kept_are_refused_and_a_user_is_revoked_all_t
             assert await ended(device) == CUT_OFF
 
 
+@pytest.mark.gen_test
+async def test_tokens_that_have_expired_make_room_though_nothing_is_ever_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    clock = [now]
+    made = partial(Revocations, max_tokens=2, clock=lambda: clock[0])
+    monkeypatch.setattr(server_module, "Revocations", made)
+    async with harness(tmp_path, {"log.prune_every": "0"}) as server:
+        await revoke(server, "a")
+        await revoke(server, "b")
+        body = json.dumps({"jti": "c", "expires": stamp(10**6)}).encode()
+        assert (await server.post(REVOKE, body)).code == 503
+        clock[0] = now + 10**5
+        assert (await server.post(REVOKE, body)).code == 200
+
+
 # What is not done
 
 

@@ -81,7 +81,9 @@ def test_an_origin_that_only_looks_like_a_listed_one_may_not(origin: str) -> Non
     assert not OriginPolicy(["https://app.example.com"]).allows(origin, HOST)
 
 
-@pytest.mark.parametrize("origin", ["https://a.example.com", "https://a-1.b.example.com"])
+@pytest.mark.parametrize(
+    "origin", ["https://a.example.com", "https://a-1.b.example.com", "https://my_app.example.com"]
+)
 def test_a_wildcard_stands_for_subdomains(origin: str) -> None:
     assert OriginPolicy(["https://*.example.com"]).allows(origin, "elsewhere")
 

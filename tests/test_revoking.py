@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from archibald_rt import websocket
 from archibald_rt.addresses import TrustedProxies
 from archibald_rt.app import public_app
 from archibald_rt.auth import TokenVerifier
@@ -55,7 +56,7 @@ def emission(size: int = 1, user: str = "u") -> Emission:
 class Parts:
     """A server's parts, put together as the server does it."""
 
-    def __init__(self, log: SQLiteLog) -> None:
+    def __init__(self, log: SQLiteLog, *, max_turned_away: int) -> None:
         self.log = log
         self.hub = Hub(log.head, recent=1000)
         self.broken: list[BaseException] = []
@@ -66,7 +67,7 @@ class Parts:
             self.hub,
             log,
             Sweep(heartbeat=0, stall_timeout=0),
-            tuning=Tuning(),
+            tuning=Tuning(max_turned_away=max_turned_away),
             broken=self.broken.append,
         )
         self.order = OrderQueue(log, self.hub, max_bytes=0, on_broken=self.broken.append)
@@ -130,6 +131,9 @@ class Raw:
         self._sock.close()
         return bytes(got)
 
+    def close(self) -> None:
+        self._sock.close()
+
     async def some(self, ending: bytes) -> bytes:
         """Return what comes up to and with these bytes."""
         loop, got = asyncio.get_running_loop(), bytearray()
@@ -146,9 +150,9 @@ async def within(what: Awaitable[_T]) -> _T:
 
 
 @asynccontextmanager
-async def parts(folder: Path) -> AsyncIterator[Parts]:
+async def parts(folder: Path, *, max_turned_away: int = 1000) -> AsyncIterator[Parts]:
     async with open_sqlite(folder / "events.db") as log:
-        made = Parts(log)
+        made = Parts(log, max_turned_away=max_turned_away)
         yield made
         await made.close()
 
@@ -406,3 +410,28 @@ async def test_a_server_that_drains_cuts_nobody_off(tmp_path: Path) -> None:
             with pytest.raises(DrainingError):
                 await asked
         assert await made.log.revocations() == []
+
+
+# Those who are not let in
+
+
+@pytest.mark.gen_test
+async def test_of_many_who_ignore_that_they_are_not_let_in_the_oldest_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # None of them is ended for having had its time.
+    monkeypatch.setattr(websocket, "CLOSING", 10 * PATIENCE.total_seconds())
+    async with parts(tmp_path, max_turned_away=2) as made:
+        refused = [await made.connect(text="wrong") for _ in range(2)]
+        for raw in refused:
+            await raw.some(REFUSED)
+        good = await made.connect()
+        await made.outbox()
+        third = await made.connect(text="wrong")
+        # It was told, and has not answered.
+        assert await refused[0].rest() == b""
+        await third.some(REFUSED)
+        for raw in (refused[1], third):
+            raw.close()
+        await eventually(lambda: made.reception.turned_away == 0)
+        good.close()

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import resource
 import signal
 import socket
@@ -297,6 +298,18 @@ def test_sighup_goes_from_secrets_to_public_keys_and_to_a_key_set(tmp_path: Path
         assert reloaded(server)["changed"] == "auth.jwt_public_key"
         assert not accepts(server, signed("P-256"))
         assert accepts(server, signed("P-256", number=1))
+
+
+def test_a_file_that_is_never_read_to_its_end_keeps_no_server_from_ending(tmp_path: Path) -> None:
+    configured(tmp_path)
+    with reloadable(tmp_path) as server:
+        (tmp_path / "config.ini").unlink()
+        os.mkfifo(tmp_path / "config.ini")
+        server.signal(signal.SIGHUP)
+        # Its thread opens the pipe, and so does this end, which then says nothing.
+        with (tmp_path / "config.ini").open("wb"):
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
 
 
 @pytest.mark.parametrize(

@@ -491,3 +491,28 @@ def test_what_was_set_without_effect_is_named() -> None:
 def test_every_key_without_effect_exists() -> None:
     known = {f"{section}.{key}" for section, keys in KEYS.items() for key in keys}
     assert known >= NO_EFFECT_YET
+
+
+@pytest.mark.parametrize("name", ["emit_tokens", "read_tokens"])
+def test_a_token_that_no_request_can_present_is_refused(write: Write, name: str) -> None:
+    tokens = {"emit_tokens": SECRET} | {name: "correct horse battery staple is a long one"}
+    lines = [f"{key} = {value}" for key, value in tokens.items()]
+    text = "\n".join(["[auth]", f"jwt_secret = {SECRET}", "[internal]", *lines, ""])
+    with pytest.raises(ConfigError, match="a blank") as caught:
+        require_secrets(load(write(text), required=True, environ={}))
+    assert str(caught.value).startswith(f"[internal] {name}: ")
+    assert "horse" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{0}]\na = b\n",
+        "[auth]\n{0} = \n",
+        "[auth]\n{0}: x\n",
+        "[auth]\rjwt_secret = {0}\r[log]\n",
+    ],
+)
+def test_what_may_be_a_secret_in_a_names_place_is_not_repeated(write: Write, text: str) -> None:
+    secret = "0123456789abcdef0123456789abcdef"
+    assert secret not in refusal(write(text.format(secret)))

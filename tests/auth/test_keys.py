@@ -116,6 +116,15 @@ def test_of_several_blocks_the_one_that_is_wrong_is_named() -> None:
         keys_of_pem(pem("P-256") + pem("rsa1024"))
 
 
+def of_no_version(certificate: str) -> str:
+    """Return a certificate that says of itself to be of a version there is none of."""
+    label, *lines, end = certificate.strip().splitlines()
+    der = bytearray(base64.b64decode("".join(lines)))
+    # [0] EXPLICIT INTEGER 2, which stands for version 3 (RFC 5280, section 4.1).
+    der[der.index(b"\xa0\x03\x02\x01\x02") + 4] = 9
+    return "\n".join([label, base64.encodebytes(der).decode().strip(), end])
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -130,8 +139,9 @@ def test_of_several_blocks_the_one_that_is_wrong_is_named() -> None:
         issuer.private_pem("P-256"),
         pem("secp256k1"),
         pem("rsa1024"),
+        of_no_version(issuer.certificate("P-256")),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_no_public_key_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
