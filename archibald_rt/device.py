@@ -282,4 +282,4 @@ class SocketDevice:
 def refused(reception: Reception, error: AuthError, address: str | None) -> None:
     """Count a device that is not let in, and log it."""
     reception.counters.refuse(error)
-    _logger.info("device refused", reason=error.reason, detail=str(error), address=address)
+    reception.limits.note_refusal(reason=error.reason, detail=str(error), address=address)

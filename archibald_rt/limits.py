@@ -1,10 +1,15 @@
 """How often users, addresses and devices may do what costs something; what is beyond, counted."""
 
+import logging
+
 import structlog
 
 from archibald_rt.addresses import group_of
 from archibald_rt.rates import MINUTE, SECOND, RateLimit
 from archibald_rt.tally import Tally
+
+REFUSALS_TOLD = 100
+"""How many devices without a good token have a log line each, in a minute."""
 
 _logger = structlog.stdlib.get_logger("archibald_rt.limits")
 
@@ -35,10 +40,15 @@ class Limits:
         self._of_address = RateLimit(connects_per_address, MINUTE)
         self._of_user = RateLimit(connects_per_user, MINUTE)
         self._of_device = RateLimit(messages_per_device, SECOND)
+        self._refusals = Tally(_logger, "device refused", at_once=REFUSALS_TOLD, level=logging.INFO)
         self._addresses = Tally(_logger, "too many connects of one address")
         self._users = Tally(_logger, "too many connects of one user")
         self._rooms = Tally(_logger, "too many devices of one user")
         self._floods = Tally(_logger, "too many messages of one device")
+
+    def note_refusal(self, *, reason: str | None, detail: str, address: str | None) -> None:
+        """Log that a device had no good token; of a flood only how often."""
+        self._refusals.note(reason=reason, detail=detail, address=address)
 
     def admits_address(self, address: str) -> bool:
         """Whether one more may connect from an address; one that is none is not counted."""

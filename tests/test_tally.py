@@ -1,6 +1,7 @@
 """Log lines that a flood doesn't multiply: ``tally``."""
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -33,6 +34,25 @@ async def test_the_first_is_said_at_once_and_of_a_flood_only_the_number() -> Non
     assert counts(logs) == [1, 999]
     assert logs[1]["user"] == 999
     assert logs[1]["log_level"] == "warning"
+
+
+@pytest.mark.gen_test
+async def test_the_first_few_may_have_a_line_each() -> None:
+    with capture_logs() as logs:
+        it = Tally(
+            structlog.stdlib.get_logger("test"), "x", every=0.2, at_once=3, level=logging.INFO
+        )
+        for number in range(10):
+            it.note(user=number)
+        assert [(entry["count"], entry["user"]) for entry in logs] == [(1, 0), (1, 1), (1, 2)]
+        assert {entry["log_level"] for entry in logs} == {"info"}
+        await eventually(lambda: len(logs) == 4)
+        assert logs[3]["count"] == 7
+        # The line that said so is one of the next few.
+        for _ in range(10):
+            it.note()
+        assert counts(logs[4:]) == [1, 1]
+        it.close()
 
 
 @pytest.mark.gen_test

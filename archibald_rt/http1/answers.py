@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -151,6 +152,10 @@ class AnswerWriter:
     def _shut(self) -> None:
         # The client may have gone by now.
         with contextlib.suppress(OSError):
+            if isinstance(self._socket, ssl.SSLSocket):
+                # Says that nothing was cut off (RFC 8446, section 6.1), and waits for no answer.
+                with contextlib.suppress(ssl.SSLError):
+                    self._socket.unwrap()
             self._socket.shutdown(socket.SHUT_WR)
 
 

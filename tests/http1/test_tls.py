@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime as dt
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -140,3 +141,22 @@ async def test_a_handshake_under_way_is_not_waited_for_at_the_end(certificate: P
         await asked(port, trusting(certificate))
     assert await reader.read() == b""
     writer.close()
+
+
+@pytest.mark.gen_test
+async def test_the_end_is_told_so_that_nobody_can_cut_an_answer_short(certificate: Path) -> None:
+    def read_strictly(port: int) -> bytes:
+        got = b""
+        with (
+            socket.create_connection(("127.0.0.1", port), PATIENCE.total_seconds()) as plain,
+            trusting(certificate).wrap_socket(
+                plain, server_hostname="localhost", suppress_ragged_eofs=False
+            ) as secured,
+        ):
+            secured.sendall(REQUEST % b"/")
+            while data := secured.recv(4096):
+                got += data
+        return got
+
+    async with serving(certificate) as port:
+        assert (await asyncio.to_thread(read_strictly, port)).endswith(b"https")
