@@ -26,6 +26,7 @@ _LISTENERS = {
     INTERNAL: ("127.0.0.1:8081", "Where back ends emit and operators look."),
     PUBLIC: ("127.0.0.1:8080", "Where devices connect and balancers ask."),
 }
+_PHRASES = {413: "Content Too Large"}
 _PROBLEMS = {
     400: "Something is malformed; `field` names it.",
     401: "The token is missing or wrong.",
@@ -159,7 +160,9 @@ def _media(types: Sequence[Any], schemas: dict[Any, Schema]) -> dict[str, Any]:
 
 
 def _problem(status: int, schemas: dict[Any, Schema]) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": f"{HTTPStatus(status).phrase}. {_PROBLEMS[status]}"}
+    # Python's phrases changed with RFC 9110; the document is to be the same with all of them.
+    phrase = _PHRASES.get(status, HTTPStatus(status).phrase)
+    described: dict[str, Any] = {"description": f"{phrase}. {_PROBLEMS[status]}"}
     if status in _HEADERS:
         name, text = _HEADERS[status]
         described["headers"] = {name: {"description": text, "schema": {"type": "string"}}}

@@ -1,5 +1,6 @@
 """JSON Schemas (2020-12) of the types of `bodies`, `answers` and `messages`."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,4 +35,8 @@ def schemas_of(types: Sequence[Any]) -> tuple[dict[Any, Schema], dict[str, Schem
     schemas, named = msgspec.json.schema_components(types, ref_template=REFERENCE)
     for name in _RULES.keys() & named:
         named[name] |= _RULES[name]
+    for schema in named.values():
+        if "description" in schema:
+            # Python 3.13 takes the indentation off by itself.
+            schema["description"] = inspect.cleandoc(schema["description"])
     return dict(zip(types, schemas, strict=True)), dict(sorted(named.items()))
