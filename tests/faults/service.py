@@ -119,10 +119,21 @@ class Service:
 
         await eventually(is_ready)
 
+    async def refusal_if_any(self) -> str | None:
+        """Do as `refusal`; None if the process serves, having needed nothing that isn't there."""
+        await self._spawn(self._new_stderr())
+        await eventually(lambda: self.entries("listening") or self.ended, within=PATIENCE)
+        return self._refusal() if self.ended else None
+
     async def refusal(self) -> str:
         """Start a process that can't use its log, and return the one line that says why."""
         await self._spawn(self._new_stderr())
-        code, said = await self.wait(), self.output()
+        await self.wait()
+        return self._refusal()
+
+    def _refusal(self) -> str:
+        assert self.process is not None
+        code, said = self.process.returncode, self.output()
         assert code == 1, said
         assert said.count("\n") == 1, said
         head = f"archibald-rt: log {self.log}: "

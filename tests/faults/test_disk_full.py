@@ -83,11 +83,15 @@ async def test_a_server_on_a_full_disk_says_so_in_one_line(tmp_path: Path, repor
             (folder / "filler").unlink()
             await service.start()
             async with load(service, pads=(0, 50, 2000)) as work:
-                await work.more(300)
-                await service.kill()
-                fill(folder / "filler")
-                lines.append(await service.refusal())
-                (folder / "filler").unlink()
+                line = None
+                while line is None:
+                    await work.more(300)
+                    await service.kill()
+                    fill(folder / "filler")
+                    # A kill right after a checkpoint leaves a log that needs no room to start.
+                    line = await service.refusal_if_any()
+                    (folder / "filler").unlink()
+                lines.append(line)
                 await service.start()
                 await work.finish()
             await service.stop()
