@@ -69,7 +69,7 @@ def private_pem(kind: str, number: int = 0, *, password: bytes | None = None) ->
 
 
 def certificate(kind: str = "P-256", number: int = 0) -> str:
-    """Return a certificate of 127.0.0.1 in PEM, signed with its own key."""
+    """Return a certificate of 127.0.0.1 and localhost in PEM, signed with its own key."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"tests {number}")])
     now = dt.datetime.now(dt.UTC)
     made = (
@@ -81,7 +81,12 @@ def certificate(kind: str = "P-256", number: int = 0) -> str:
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            x509.SubjectAlternativeName(
+                [
+                    x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                    x509.DNSName("localhost"),
+                ]
+            ),
             critical=False,
         )
         .sign(private_key(kind, number), hashes.SHA256())
@@ -96,6 +101,14 @@ def certificate_files(folder: Path, kind: str = "P-256", number: int = 0) -> tup
     cert.write_text(certificate(kind, number), encoding="utf-8")
     key.write_text(private_pem(kind, number), encoding="utf-8")
     return cert, key
+
+
+def certificate_with_key(folder: Path) -> Path:
+    """Write a certificate and its key into one file of a folder."""
+    cert, key = certificate_files(folder)
+    both = folder / "both.pem"
+    both.write_text(key.read_text(encoding="utf-8") + cert.read_text(encoding="utf-8"))
+    return both
 
 
 def jwk(kind: str, number: int = 0, *, kid: str | None = None, **members: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a device is owed: ``outbox``, over real sockets."""
 
 import asyncio
-import datetime as dt
 import random
 import socket
 import ssl
@@ -14,10 +13,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from archibald_rt.budget import Budget
 from archibald_rt.outbox import (
@@ -29,6 +24,7 @@ from archibald_rt.outbox import (
     seconds_since_received,
     tune,
 )
+from issuer import certificate_with_key
 from support import PATIENCE, eventually
 
 MIB = 1024 * 1024
@@ -620,37 +616,9 @@ def test_a_device_s_socket_writes_at_once_and_holds_little_that_is_unsent() -> N
 # TLS
 
 
-def self_signed(folder: Path) -> Path:
-    """Write a key and a certificate of localhost into one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "tls.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
 @pytest.mark.gen_test
 async def test_everything_arrives_in_order_through_tls(tmp_path: Path) -> None:
-    path = self_signed(tmp_path)
+    path = certificate_with_key(tmp_path)
     serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     serving.load_cert_chain(path)
     trusting = ssl.create_default_context(cafile=str(path))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -10,15 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from tornado.web import Application, RequestHandler
 
 from archibald_rt.http1 import listener
 from archibald_rt.http1.listener import Listener
 from archibald_rt.http1.terms import Limits
 from archibald_rt.listen import Endpoint
+from issuer import certificate_with_key
 from support import PATIENCE
 
 LARGE = 4 * 1024 * 1024
@@ -33,27 +30,7 @@ class Handler(RequestHandler):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a file with a key and its certificate, for localhost."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    return certificate_with_key(tmp_path_factory.mktemp("tls"))
 
 
 @asynccontextmanager
