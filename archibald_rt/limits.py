@@ -86,5 +86,5 @@ class Limits:
 
     def close(self) -> None:
         """Log what was not logged yet. Doing it again does nothing."""
-        for tally in (self._addresses, self._users, self._rooms, self._floods):
+        for tally in (self._refusals, self._addresses, self._users, self._rooms, self._floods):
             tally.close()

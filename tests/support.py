@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import logging
 import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -269,3 +270,14 @@ def descriptors(soft: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
+@contextmanager
+def silenced(name: str) -> Iterator[None]:
+    """Keep what is logged on purpose out of the report."""
+    logger = logging.getLogger(name)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False

@@ -2,18 +2,18 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tornado.websocket import WebSocketClosedError
 
 from archibald_rt.client import Client, ClientClosedError
+from archibald_rt.limits import REFUSALS_TOLD, Limits
 from archibald_rt.reception import ClientMessage
-from support import Device, Harness, eventually, handshake, harness, token
+from support import Device, Harness, eventually, handshake, harness, silenced, token
 
 TOO_MANY_CONNECTS = (1013, "Too many connects")
 TOO_MANY_DEVICES = (4003, "Too many devices")
@@ -287,7 +287,7 @@ async def test_a_device_that_sends_too_many_messages_of_any_kind_is_closed_with_
         message = message.replace("TOKEN", token("u"))
     async with harness(tmp_path, {"delivery.client_messages_per_second": "5"}) as server:
         async with await live(server, "u") as quiet, await live(server, "u") as device:
-            with quieted("tornado"), suppress(WebSocketClosedError):
+            with silenced("tornado"), suppress(WebSocketClosedError):
                 for _ in range(50):
                     await device.send(message)
             assert await device.closed() == TOO_MANY_MESSAGES
@@ -295,17 +295,6 @@ async def test_a_device_that_sends_too_many_messages_of_any_kind_is_closed_with_
             stats = await server.stats()
             assert 6 <= stats["clientMessages"]["received"] < 50
             assert stats["limits"]["messages"] == 1
-
-
-@contextmanager
-def quieted(name: str) -> Iterator[None]:
-    """Keep what a client says of a connection closed under it out of the report."""
-    logger = logging.getLogger(name)
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = False
 
 
 @pytest.mark.gen_test
@@ -374,3 +363,18 @@ async def test_a_message_in_fragments_that_is_too_big_ends_with_1009(tmp_path: P
         assert received.count(b"\x8a\x00") == 27
         assert received.endswith(b"\x88\x11\x03\xf1message too big")
         writer.close()
+
+
+@pytest.mark.gen_test
+async def test_what_a_flood_of_refusals_left_unsaid_is_said_at_the_end() -> None:
+    limits = Limits(
+        connects_per_address=0, connects_per_user=0, devices_per_user=0, messages_per_device=0
+    )
+    with capture_logs() as logs:
+        for _ in range(2 * REFUSALS_TOLD):
+            limits.note_refusal(reason="signature", detail="no key", address="192.0.2.1")
+        assert [entry["count"] for entry in logs] == [1] * REFUSALS_TOLD
+        limits.close()
+        limits.close()
+    assert [entry["count"] for entry in logs[REFUSALS_TOLD:]] == [REFUSALS_TOLD]
+    assert {entry["event"] for entry in logs} == {"device refused"}
