@@ -4,14 +4,13 @@ import asyncio
 import hashlib
 import hmac
 import json
-import logging
 import re
 import shutil
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from archibald_rt.protocol import type_of
 from archibald_rt.reception import ClientMessage, Counters
 from archibald_rt.webhook import CONCURRENCY, LARGEST_ANSWER, WAITING_OF_ONE, Webhook
 from processes import environment
-from support import PATIENCE, SECRET, Device, eventually, harness, settings_for, token
+from support import PATIENCE, SECRET, Device, eventually, harness, settings_for, silenced, token
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
@@ -271,7 +270,7 @@ async def test_who_sends_much_does_not_keep_another_waiting() -> None:
 async def test_what_is_not_taken_is_counted_and_logged_and_not_posted_again(
     answer: Answer, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with quieted("tornado.general"):
+    with silenced("tornado.general"):
         async with receiving(answer) as receiver, posting(receiver.url) as (hook, counters):
             hook.post(message(1))
             await eventually(lambda: counters.post_failures == 1)
@@ -283,17 +282,6 @@ async def test_what_is_not_taken_is_counted_and_logged_and_not_posted_again(
     assert reason in logged
     assert "client messages not posted" in logged
     assert KEY not in logged
-
-
-@contextmanager
-def quieted(name: str) -> Iterator[None]:
-    """Keep what is logged on purpose out of the report."""
-    logger = logging.getLogger(name)
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = False
 
 
 @pytest.mark.gen_test
@@ -356,7 +344,7 @@ def self_signed(folder: Path) -> ssl.SSLContext:
 @pytest.mark.gen_test
 async def test_nothing_is_posted_to_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
     tls = self_signed(tmp_path)
-    with quieted("tornado.general"):
+    with silenced("tornado.general"):
         async with AsyncExitStack() as stack:
             receiver = await stack.enter_async_context(receiving(tls=tls))
             url = receiver.url.replace("127.0.0.1", "localhost")

@@ -2,11 +2,10 @@
 
 import asyncio
 import gc
-import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from archibald_rt.http1.requests import RequestReader
 from archibald_rt.outbox import Tick
 from archibald_rt.protocol import TEXT, frame
 from archibald_rt.websocket import ANSWERS_LIMIT, ANSWERS_SURE, Connection, SocketHandler
-from support import PATIENCE, eventually
+from support import PATIENCE, eventually, silenced
 
 LARGEST = 1024
 CONTINUATION, BINARY, CLOSE, PING, PONG = 0x0, 0x2, 0x8, 0x9, 0xA
@@ -94,17 +93,6 @@ class Handler(SocketHandler):
         owner = Echo(connection)
         self._made.append(owner)
         return owner
-
-
-@contextmanager
-def silenced(name: str) -> Iterator[None]:
-    """Keep what is logged on purpose out of the report."""
-    logger = logging.getLogger(name)
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = False
 
 
 class Client:

@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +22,7 @@ from archibald_rt.http1 import channel, connection, listener
 from archibald_rt.http1.listener import Listener
 from archibald_rt.http1.terms import Limits
 from archibald_rt.listen import Endpoint
-from support import PATIENCE, eventually
+from support import PATIENCE, eventually, silenced
 
 ESTABLISHED = 1
 LARGE = 8 * 1024 * 1024
@@ -56,8 +55,7 @@ class Handler(RequestHandler):
                 self.set_header("Content-Length", LARGE + 4)
                 self.write(bytes(LARGE))
                 await self.flush()
-                # Twice as long as an idle client may be.
-                await asyncio.sleep(0.4)
+                await self._gate.wait()
                 self.finish("more")
             case "/header":
                 self.add_header("A", "b")
@@ -227,14 +225,6 @@ def tcp_state(client: Client) -> int:
     """Return the state of a client's connection (struct tcp_info of linux/tcp.h)."""
     sock = client.writer.get_extra_info("socket")
     return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
-
-
-@contextmanager
-def silenced(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    logger.disabled = True
-    yield
-    logger.disabled = False
 
 
 @pytest.fixture
@@ -582,6 +572,12 @@ async def test_a_handler_that_pauses_in_its_answer_is_not_cut_off() -> None:
         async with asyncio.timeout(PATIENCE.total_seconds()):
             await client.reader.readuntil(b"\r\n\r\n")
             await client.reader.readexactly(LARGE)
+            # Another one may not be idle for as long.
+            idle = await served.connect()
+            idle.ask(b"/a")
+            await idle.answer()
+            assert await idle.rest() == b""
+            served.gate.set()
             assert await client.reader.readexactly(4) == b"more"
 
 
