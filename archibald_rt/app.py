@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
@@ -155,8 +156,16 @@ def internal_app(
             (r"/internal/users/[^/]*/events", UserEventsHandler, reading),
             (r"/internal/users/[^/]*/disconnect", DisconnectHandler, revoking),
             (r"/internal/tokens/revoke", RevokeTokenHandler, revoking),
-            (r"/internal/openapi\.json", DocumentHandler, {**tokens, "document": openapi()}),
-            (r"/internal/asyncapi\.json", DocumentHandler, {**tokens, "document": asyncapi()}),
+            (
+                r"/internal/openapi\.json",
+                DocumentHandler,
+                {**tokens, "document": msgspec.json.encode(openapi())},
+            ),
+            (
+                r"/internal/asyncapi\.json",
+                DocumentHandler,
+                {**tokens, "document": msgspec.json.encode(asyncapi())},
+            ),
         ],
         default_handler_class=InternalNotFoundHandler,
         default_handler_args=tokens,

@@ -105,7 +105,7 @@ class SocketDevice:
             return
         if identity is None and reception.draining:
             # It was not waited for to the end: the next server may know the key.
-            self._connection.close(CloseCode.GOING_AWAY, "Server going away")
+            self._turn_away(CloseCode.GOING_AWAY, "Server going away")
             return
         try:
             self.begin(identity, resume)

@@ -231,10 +231,9 @@ async def running(
                 proxies=TrustedProxies(settings.server.trusted_proxies),
             ),
             Limits(head=timeout, idle=timeout, body=timeout, max_body=_PUBLIC_BODY),
+            tls=tls_of(settings.server),
             most=max(possible // 2, 1),
         )
-        if (context := tls_of(settings.server)) is not None:
-            public.use_tls(context)
         emit_tokens = BearerTokens(internal.emit_tokens)
         read_tokens = BearerTokens(internal.read_tokens)
         inner = Listener(

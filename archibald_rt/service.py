@@ -1,7 +1,7 @@
 """The server as a process of its own: signals, its service manager, the exit code."""
 
 import asyncio
-import contextlib
+import concurrent.futures
 import os
 import signal
 import sys
@@ -132,29 +132,18 @@ async def _aside(reread: Callable[[], Settings]) -> Settings:
     A file may be on a disk that is slow to answer, or never does; `asyncio.to_thread` would have
     the process wait for it when it is to end.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Settings] = loop.create_future()
-
-    def tell(settings: Settings | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if settings is not None:
-            done.set_result(settings)
-        elif error is not None:
-            done.set_exception(error)
+    done: concurrent.futures.Future[Settings] = concurrent.futures.Future()
+    # Who gives up waiting takes nothing away from the thread, which ends when it ends.
+    done.set_running_or_notify_cancel()
 
     def read() -> None:
-        settings, fault = None, None
         try:
-            settings = reread()
+            done.set_result(reread())
         except Exception as error:  # noqa: BLE001 - raised where it is awaited
-            fault = error
-        # The loop may be closed by now.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(tell, settings, fault)
+            done.set_exception(error)
 
     threading.Thread(target=read, name="reload", daemon=True).start()
-    return await done
+    return await asyncio.wrap_future(done)
 
 
 def _warn_of_weakness(settings: Settings) -> None:

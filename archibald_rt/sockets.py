@@ -16,7 +16,7 @@ Send = Callable[[bytes | memoryview], int]
 
 
 def received(sock: socket.socket, size: int) -> bytes | None:
-    """Return what has come, empty at its end, None if nothing has. Raises `OSError`.
+    """Return what has come, None if nothing has; empty at the end, however that came about.
 
     Some ``size`` bytes; of what TLS has read already, of which the loop knows nothing, all.
     """
@@ -26,6 +26,8 @@ def received(sock: socket.socket, size: int) -> bytes | None:
             data += sock.recv(size)
     except _EMPTY:
         return None
+    except OSError:
+        return b""
     return data
 
 

@@ -196,10 +196,7 @@ class Connection:
             self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def _readable(self) -> None:
-        try:
-            data = received(self.socket, _READ)
-        except OSError:
-            data = b""
+        data = received(self.socket, _READ)
         if data is None:
             return
         if not data:

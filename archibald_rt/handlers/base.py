@@ -15,9 +15,6 @@ RETRY_AFTER = 1
 """What a caller that is refused for a passing reason is told to wait, in seconds."""
 
 _logger = structlog.stdlib.get_logger("archibald_rt.handlers")
-# Tornado ends a connection over a body beyond its own bound without a word, so that bound is
-# out of reach, and handlers that keep a body count.
-_UNBOUNDED = 2**62
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -148,7 +145,6 @@ class InternalHandler(BaseHandler):
 
     def prepare(self) -> None:
         """Refuse whoever has no token, before anything else is said."""
-        self.request.connection.set_max_body_size(_UNBOUNDED)  # type: ignore[union-attr]  # an HTTP/1 connection
         if not self.authorized:
             self.refuse()
 

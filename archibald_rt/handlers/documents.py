@@ -1,9 +1,5 @@
 """``/internal/openapi.json`` and ``/internal/asyncapi.json``."""
 
-from typing import Any
-
-import msgspec
-
 from archibald_rt.auth import BearerTokens
 from archibald_rt.handlers.base import InternalHandler
 
@@ -12,7 +8,7 @@ class DocumentHandler(InternalHandler):
     """A document that says the same as long as the process lives."""
 
     def initialize(  # type: ignore[override]  # initialize takes what the route gives
-        self, emit_tokens: BearerTokens, read_tokens: BearerTokens, document: dict[str, Any]
+        self, emit_tokens: BearerTokens, read_tokens: BearerTokens, document: bytes
     ) -> None:
         """Take the tokens and the document."""
         super().initialize(emit_tokens, read_tokens)
@@ -21,4 +17,4 @@ class DocumentHandler(InternalHandler):
     def get(self) -> None:
         """Answer with it."""
         self.set_header("Content-Type", "application/json")
-        self.finish(msgspec.json.encode(self._document))
+        self.finish(self._document)

@@ -93,7 +93,6 @@ class EmittingHandler(BodyHandler):
         headers["Content-Type"] = JSON
         headers["Content-Length"] = str(len(body))
         connection: Any = self.request.connection  # an HTTP/1 connection
-        connection.set_close_callback(None)
         connection.write_headers(_OK, headers, body)
         connection.finish()
         self._finished = True

@@ -12,6 +12,7 @@ import msgspec
 from tornado.httputil import HTTPHeaders, ResponseStartLine, format_timestamp
 from tornado.iostream import StreamClosedError
 
+from archibald_rt.answers import Problem
 from archibald_rt.sockets import FULL, sender_of
 
 _PIECE = 256 * 1024
@@ -30,8 +31,7 @@ def head_of(start_line: ResponseStartLine, headers: HTTPHeaders) -> bytes:
 
 def malformed(status: HTTPStatus, detail: str) -> bytes:
     """Return the whole answer to what is no request: a problem document (RFC 9457)."""
-    problem = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
-    body = msgspec.json.encode(problem)
+    body = msgspec.json.encode(Problem("about:blank", status.phrase, status, detail))
     headers = HTTPHeaders(
         {
             "Content-Type": "application/problem+json",

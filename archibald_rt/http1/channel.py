@@ -148,10 +148,7 @@ class Channel:
             self._drained()
 
     def _readable(self) -> None:
-        try:
-            data = received(self._socket, _READ)
-        except OSError:
-            data = b""
+        data = received(self._socket, _READ)
         if data is None:
             return
         if not data:

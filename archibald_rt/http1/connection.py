@@ -114,10 +114,6 @@ class RequestConnection(HTTPConnection):
         """Have something called if the client goes before it has its answer."""
         self._close_callback = callback
 
-    def set_max_body_size(self, size: int) -> None:
-        """Let the bodies of this connection have so many bytes."""
-        self._requests.allow_body(size)
-
     def write_headers(
         self,
         start_line: RequestStartLine | ResponseStartLine,
@@ -164,7 +160,7 @@ class RequestConnection(HTTPConnection):
             self._go_on()
         else:
             # What is left of the body is read and dropped.
-            self._channel.expect(self._limits.body or DROP_TIME)
+            self._expect_body(exchange)
 
     # What comes from the client.
 
@@ -234,10 +230,13 @@ class RequestConnection(HTTPConnection):
     def _begin(self, head: Head) -> None:
         delegate = self._application.start_request(self, self)
         exchange = self._exchange = Exchange(head, delegate)
-        self._channel.expect(self._limits.body)
+        self._expect_body(exchange)
         self._wait_for(delegate.headers_received(head.start_line, head.headers))
         exchange.heard = True
         self._give_leave()
+
+    def _expect_body(self, exchange: Exchange) -> None:
+        self._channel.expect(self._limits.body or (DROP_TIME if exchange.answered else 0))
 
     def _give_leave(self) -> None:
         """Let a client send its body that waits for leave to (RFC 9110, section 10.1.1).
@@ -318,8 +317,7 @@ class RequestConnection(HTTPConnection):
         elif exchange.complete:
             self._channel.expect(0)
         else:
-            dropping = DROP_TIME if exchange.answered else 0
-            self._channel.expect(self._limits.body or dropping)
+            self._expect_body(exchange)
 
     def _ended(self) -> None:
         exchange, callback = self._exchange, self._close_callback

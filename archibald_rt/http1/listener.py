@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import structlog
 from tornado.httputil import HTTPServerConnectionDelegate
 
+from archibald_rt.addresses import NO_ADDRESS
 from archibald_rt.http1.answers import DateHeader
 from archibald_rt.http1.connection import RequestConnection
 from archibald_rt.http1.terms import Connection, Context, Limits
@@ -25,8 +26,6 @@ ACCEPT_PAUSE = 1.0
 
 LOOK_EVERY = 0.5
 """How many seconds lie between two looks for clients that took too long."""
-
-_UNKNOWN = "0.0.0.0"  # noqa: S104 - nobody's address, as Tornado has it for sockets without one
 
 _logger = structlog.stdlib.get_logger("archibald_rt.http")
 
@@ -175,11 +174,11 @@ class Listener:
         if self._most and len(self._connections) >= self._most:
             self._make_room()
         sock.setblocking(False)  # noqa: FBT003 - it has no keyword
-        with_address = isinstance(address, tuple)
-        if with_address:
+        remote_ip = NO_ADDRESS
+        if isinstance(address, tuple):
             # Answers are written in one piece; nothing is gained by waiting for more.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        remote_ip = address[0] if isinstance(address, tuple) else _UNKNOWN
+            remote_ip = address[0]
         if self._tls is None:
             self._begin(sock, Context(remote_ip, "http"))
             return

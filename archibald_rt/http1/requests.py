@@ -62,7 +62,7 @@ class RequestReader:
     """Reads requests one after the other.
 
     `feed` adds to ``parts``: a `Head`, pieces of the body, `END`, then the next one's. A
-    `Breach` is the last of all.
+    `Breach` is the last of all. A body may have ``max_body`` bytes, 0 for any number.
     """
 
     __slots__ = (
@@ -100,10 +100,6 @@ class RequestReader:
     def begun(self) -> bool:
         """Whether a part of a head has come."""
         return self._parser is not None and self._since > 0
-
-    def allow_body(self, size: int) -> None:
-        """Let the bodies of this connection have so many bytes, 0 for any number."""
-        self._max_body = size
 
     def feed(self, data: bytes) -> None:
         """Read what has come."""
