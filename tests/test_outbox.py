@@ -114,14 +114,18 @@ def numbered(total: int) -> bytes:
 
 
 async def still(read: Callable[[], object]) -> None:
-    """Wait until a value has not changed for a while."""
-    last, since = read(), time.monotonic()
+    """Wait until a value has not changed for a while.
+
+    A while is a number of looks, between which the loop turned: time alone also passes where the
+    machine gave the whole process none.
+    """
+    last, looks = read(), 0
 
     def unchanged() -> bool:
-        nonlocal last, since
-        if (now := read()) != last:
-            last, since = now, time.monotonic()
-        return time.monotonic() - since > 0.05
+        nonlocal last, looks
+        looks = looks + 1 if (now := read()) == last else 0
+        last = now
+        return looks > 10
 
     await eventually(unchanged)
 
