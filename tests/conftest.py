@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from tornado.ioloop import IOLoop
 
+from system import missing
+
 FIGURES = pytest.StashKey[list[str]]()
 """What tests found that is worth a line even when all went well."""
 
@@ -17,6 +19,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[FIGURES] = []
+    config.addinivalue_line(
+        "markers",
+        "needs(*names): programs and abilities of the machine without which it is skipped",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, and say why, what this machine can't run; in CI that is a failure."""
+    for marker in item.iter_markers("needs"):
+        for need in marker.args:
+            if (reason := missing(need)) is not None:
+                pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -13,16 +13,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "guarantees.md"
 SUITE = sorted((ROOT / "tests" / "faults").glob("test_*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
-
-# What a test needs that may mount a file system (tests/faults/system.py).
+# What a test needs that may mount a file system (tests/system.py).
 ABILITIES = {"tmpfs": {"mount"}, "loop": {"mount", "mkfs.ext4"}}
 
 
-def marked(marker: str) -> Counter[str]:
+def marked(marker: str, tests: list[Path]) -> Counter[str]:
     """Return what tests say by a marker, without running them."""
     names: Counter[str] = Counter()
-    for path in SUITE:
+    for path in tests:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == f"pytest.mark.{marker}":
                 names.update(ast.literal_eval(argument) for argument in node.args)
@@ -31,7 +31,7 @@ def marked(marker: str) -> Counter[str]:
 
 def declared() -> Counter[str]:
     """Return the faults that tests produce."""
-    return marked("fault")
+    return marked("fault", SUITE)
 
 
 def rows() -> list[list[str]]:
@@ -61,10 +61,10 @@ def test_the_docs_lead_to_the_page() -> None:
     assert "docs/guarantees.md" in (ROOT / "README.md").read_text()
 
 
-def test_ci_installs_just_the_programs_that_the_suite_needs() -> None:
+def test_ci_installs_just_the_programs_that_tests_need() -> None:
     installed = re.findall(r"^need ([\w.-]+) ", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     needed: set[str] = set()
-    for need in marked("needs"):
+    for need in marked("needs", TESTS):
         needed |= ABILITIES.get(need, {need})
     assert sorted(installed) == sorted(needed)
 

@@ -3,22 +3,12 @@ from collections.abc import Iterator
 import pytest
 
 from faults.report import Report
-from faults.system import missing
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in (
-        "fault(name): the row of docs/guarantees.md that the test measures",
-        "needs(*names): programs and abilities of the machine without which it is skipped",
-    ):
-        config.addinivalue_line("markers", marker)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in item.iter_markers("needs"):
-        for need in marker.args:
-            if (reason := missing(need)) is not None:
-                pytest.skip(reason)
+    config.addinivalue_line(
+        "markers", "fault(name): the row of docs/guarantees.md that the test measures"
+    )
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from faults.audit import audit, lost
 from faults.load import Watcher, load
 from faults.report import Report, times
 from faults.service import Service
-from faults.system import tmpfs
+from system import tmpfs
 
 FILLINGS = times(3)
 SIZE = 16 * 1024 * 1024

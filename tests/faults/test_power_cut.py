@@ -17,7 +17,7 @@ from faults.audit import audit, lost
 from faults.load import Load, load
 from faults.report import Report, times
 from faults.service import Service
-from faults.system import ext4, make_ext4, run_as_root
+from system import ext4, make_ext4, run_as_root
 
 CUTS = times(6)
 SIZE = 48 * 1024 * 1024

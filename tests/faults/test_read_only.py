@@ -12,7 +12,7 @@ from faults.audit import audit, lost
 from faults.load import load
 from faults.report import Report
 from faults.service import Service
-from faults.system import ext4, make_ext4, program, run_as_root, tmpfs
+from system import ext4, make_ext4, program, run_as_root, tmpfs
 
 NOBODY = 65534
 SIZE = 48 * 1024 * 1024
