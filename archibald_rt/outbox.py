@@ -74,6 +74,7 @@ class Outbox(Bounded):
 
     __slots__ = (
         "_closed",
+        "_emptied",
         "_frames",
         "_lost",
         "_rest",
@@ -106,6 +107,8 @@ class Outbox(Bounded):
         # Whether the loop tells when the socket takes more.
         self._waiting = False
         self._closed = False
+        # Called when all was taken that is ever put in.
+        self._emptied: Callable[[], None] | None = None
         self._taken = 0
 
     @property
@@ -165,6 +168,19 @@ class Outbox(Bounded):
         self._release(self._kept - sum(map(len, self._frames)))
         return True
 
+    def when_empty(self, emptied: Callable[[], None]) -> None:
+        """Have something called once the kernel has taken all; now, if it has.
+
+        For the end: nothing may be put in any more, and it isn't called if the connection ends.
+        """
+        self.flush()
+        if self._closed:
+            return
+        if self._kept:
+            self._emptied = emptied
+        else:
+            emptied()
+
     def fail(self) -> None:
         """Give up the connection, whose device would miss something; its owner is told."""
         self._lost()
@@ -172,6 +188,7 @@ class Outbox(Bounded):
     def close(self) -> None:
         """Give up what is left and take nothing more. Calling it again does nothing."""
         self._closed = True
+        self._emptied = None
         self._stop_waiting()
         self._frames.clear()
         self._rest = _NOTHING
@@ -200,6 +217,9 @@ class Outbox(Bounded):
         self._taken += sent
         self._release(sent + spent)
         self.flush()
+        if self._emptied is not None and not self._kept:
+            emptied, self._emptied = self._emptied, None
+            emptied()
 
     def _keep(self, data: memoryview, sent: int) -> None:
         """Keep what the kernel has not taken of data, and count what it has."""

@@ -1,5 +1,6 @@
 """Sending and receiving on a socket that doesn't block, plain or with TLS."""
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -34,6 +35,16 @@ def received(sock: socket.socket, size: int) -> bytes | None:
 def sender_of(sock: socket.socket) -> Send:
     """Return what sends on a socket."""
     return _by_records(sock) if isinstance(sock, ssl.SSLSocket) else sock.send
+
+
+def end_sending(sock: socket.socket) -> None:
+    """Tell the other side, if it is still there, that it has all; what it sends can be read."""
+    with contextlib.suppress(OSError):
+        if isinstance(sock, ssl.SSLSocket):
+            # Says that nothing was cut off (RFC 8446, section 6.1), and waits for no answer.
+            with contextlib.suppress(ssl.SSLError):
+                sock.unwrap()
+        sock.shutdown(socket.SHUT_WR)
 
 
 def _by_records(sock: ssl.SSLSocket) -> Send:

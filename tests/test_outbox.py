@@ -362,6 +362,31 @@ async def test_a_closed_one_gives_up_what_is_left_and_takes_nothing_more() -> No
 
 
 @pytest.mark.gen_test
+async def test_it_says_once_that_the_kernel_has_all_at_once_or_as_the_device_reads() -> None:
+    told: list[str] = []
+    async with ends() as made:
+        made.outbox.push(b"last")
+        made.outbox.when_empty(lambda: told.append("at once"))
+        assert told == ["at once"]
+        assert await made.device.exactly(4) == b"last"
+    async with ends() as made:
+        data = await made.fill()
+        # What is put in while it waits counts as well.
+        made.outbox.push(b"last")
+        made.outbox.when_empty(lambda: told.append("later"))
+        assert told == ["at once"]
+        assert await made.device.exactly(len(data)) == data
+        assert await made.device.exactly(4) == b"last"
+        await eventually(lambda: told == ["at once", "later"])
+    async with ends() as made:
+        await made.fill()
+        made.outbox.when_empty(lambda: told.append("never"))
+        made.outbox.close()
+        made.outbox.when_empty(lambda: told.append("never"))
+    assert told == ["at once", "later"]
+
+
+@pytest.mark.gen_test
 async def test_what_the_kernel_has_none_of_can_be_taken_back() -> None:
     async with ends(budget=Budget(limit=1000, largest=10)) as made:
         made.outbox.push(b"first,")

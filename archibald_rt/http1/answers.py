@@ -1,9 +1,7 @@
 """Answers, written: their heads, and the bytes that the kernel has not taken yet."""
 
 import asyncio
-import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -13,7 +11,7 @@ from tornado.httputil import HTTPHeaders, ResponseStartLine, format_timestamp
 from tornado.iostream import StreamClosedError
 
 from archibald_rt.answers import Problem
-from archibald_rt.sockets import FULL, sender_of
+from archibald_rt.sockets import FULL, end_sending, sender_of
 
 _PIECE = 256 * 1024
 
@@ -105,7 +103,7 @@ class AnswerWriter:
         """Write nothing more: the client is told when it has all. Doing it again does nothing."""
         self._ended = True
         if not (self._out or self._closed):
-            self._shut()
+            end_sending(self._socket)
 
     def close(self) -> None:
         """Give up what is left. Calling it again does nothing."""
@@ -138,7 +136,7 @@ class AnswerWriter:
             if not waiter.done():
                 waiter.set_result(None)
         if self._ended:
-            self._shut()
+            end_sending(self._socket)
 
     def _sent(self, data: bytes | memoryview) -> int:
         try:
@@ -148,15 +146,6 @@ class AnswerWriter:
         except OSError:
             self._lost()
             return 0
-
-    def _shut(self) -> None:
-        # The client may have gone by now.
-        with contextlib.suppress(OSError):
-            if isinstance(self._socket, ssl.SSLSocket):
-                # Says that nothing was cut off (RFC 8446, section 6.1), and waits for no answer.
-                with contextlib.suppress(ssl.SSLError):
-                    self._socket.unwrap()
-            self._socket.shutdown(socket.SHUT_WR)
 
 
 def _nothing() -> None:
