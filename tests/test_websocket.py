@@ -122,12 +122,17 @@ class Client:
                 length = int.from_bytes(await self.reader.readexactly(2 if length == 126 else 8))
             return head[0] & 0xF, await self.reader.readexactly(length)
 
-    async def closed(self) -> tuple[int, str] | None:
-        """Return the code and reason of the close frame that comes next, the last of all."""
+    async def closed(self, *, stays: bool = False) -> tuple[int, str] | None:
+        """Return the code and reason of the close frame that comes next, the last of all.
+
+        The client goes then, as a browser does; one that stays is left by the server.
+        """
         got = await self.receive()
         assert got is not None
         opcode, data = got
         assert opcode == CLOSE, got
+        if not stays:
+            self.writer.write_eof()
         assert await self.receive() is None
         return (int.from_bytes(data[:2]), data[2:].decode()) if data else None
 
@@ -235,7 +240,7 @@ async def test_a_close_code_that_may_not_be_sent_is_answered_with_1002(code: int
 async def test_half_a_close_code_is_answered_with_1002() -> None:
     async with connected() as (client, _):
         await client.send(CLOSE, b"\x03")
-        assert await client.closed() == (1002, "")
+        assert await client.closed(stays=True) == (1002, "")
 
 
 @pytest.mark.gen_test
