@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from archibald_rt.messages import DialectName
+from archibald_rt.messages import DialectName, Transport
 from archibald_rt.shapes import (
     Count,
     CursorText,
@@ -159,6 +159,7 @@ class ConnectionState(msgspec.Struct, frozen=True, rename="camel"):
 
     connection: str
     user_id: UserId
+    transport: Transport
     protocol: DialectName
     since: Timestamp
     state: Literal["live", "behind"]

@@ -24,6 +24,7 @@ from archibald_rt.handlers.emit import (
 from archibald_rt.handlers.health import HealthzHandler, ReadyzHandler, WebSocketHealthHandler
 from archibald_rt.handlers.realtime import RealtimeHandler
 from archibald_rt.handlers.revoke import DisconnectHandler, RevokeTokenHandler
+from archibald_rt.handlers.sse import EventsHandler
 from archibald_rt.handlers.users import UserEventsHandler
 from archibald_rt.hub import Hub
 from archibald_rt.logs import log_request
@@ -33,6 +34,7 @@ from archibald_rt.reception import Reception
 from archibald_rt.revoking import Revoker
 from archibald_rt.specs.asyncapi import asyncapi
 from archibald_rt.specs.openapi import openapi
+from archibald_rt.sse import Sse
 from archibald_rt.timestamps import Stamper
 from archibald_rt.upkeep import Upkeep
 
@@ -53,6 +55,7 @@ def public_app(
         proxies,
         [
             (r"/ws/realtime", RealtimeHandler, {"reception": reception, **dialects}),
+            (r"/events", EventsHandler, {"reception": reception, "dialect": Sse(log.epoch, stamp)}),
             (r"/healthz", HealthzHandler),
             (r"/readyz", ReadyzHandler, {"order": order, "reception": reception}),
             (r"/api/websocket/health", WebSocketHealthHandler, counted),

@@ -54,13 +54,25 @@ class EventStream:
     """Events on one connected socket, which doesn't block and is closed at the end.
 
     ``limit`` is the outbox's, into which the head of the answer goes first, in one piece, and
-    then whole events. That the client goes is noticed from `start` on.
+    then whole events. That the client goes is noticed from `start` on: when it says so, or when
+    it has acknowledged nothing for ``gone_after`` seconds, 0 for as long as the kernel has it.
     """
 
     __slots__ = ("_owner", "_timer", "ended", "outbox", "socket", "told", "unasked")
 
-    def __init__(self, sock: socket.socket, tick: Tick, budget: Budget, *, limit: int) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        tick: Tick,
+        budget: Budget,
+        *,
+        limit: int,
+        gone_after: float = 0.0,
+    ) -> None:
         tune(sock)
+        if sock.family in {socket.AF_INET, socket.AF_INET6}:
+            timeout = round(gone_after * 1000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
         self.socket = sock
         self.outbox = Outbox(sock, tick, budget, limit=limit, lost=self.abort)
         self.told = False
@@ -148,7 +160,9 @@ class StreamHandler(RequestHandler):
         for name, value in HEADERS.items():
             self.set_header(name, value)
 
-    def begin_stream(self, tick: Tick, budget: Budget, *, limit: int) -> EventStream | None:
+    def begin_stream(
+        self, tick: Tick, budget: Budget, *, limit: int, gone_after: float = 0.0
+    ) -> EventStream | None:
         """Answer with a stream, and with all headers that were set; None if the client has gone.
 
         The request is over then. Whoever gets the stream has to start or to abort it.
@@ -161,6 +175,6 @@ class StreamHandler(RequestHandler):
         self.application.log_request(self)
         if taken is None:
             return None
-        stream = EventStream(taken.socket, tick, budget, limit=limit)
+        stream = EventStream(taken.socket, tick, budget, limit=limit, gone_after=gone_after)
         stream.outbox.push(head)
         return stream

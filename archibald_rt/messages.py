@@ -1,4 +1,4 @@
-"""The messages of a WebSocket besides events' own bytes, both ways: their types. No I/O."""
+"""The messages of devices besides events' own bytes, both ways: their types. No I/O."""
 
 from typing import Literal
 
@@ -10,7 +10,8 @@ from archibald_rt.shapes import Count, CursorText, EventType, Timestamp
 SUBPROTOCOL = "archibald.v2"
 """What a device offers to speak v2."""
 
-DialectName = Literal["v1", "v2"]
+DialectName = Literal["v1", "v2", "sse"]
+Transport = Literal["websocket", "sse"]
 GapReason = Literal["expired", "epoch", "ahead"]
 
 
@@ -68,8 +69,15 @@ class Reconnect(msgspec.Struct, frozen=True, rename="camel"):
     after_ms: Count
 
 
+class Close(msgspec.Struct, frozen=True):
+    """Why the connection ends: a close code as a WebSocket has it, and a word for it."""
+
+    code: Count
+    reason: str
+
+
 class WelcomeMessage(msgspec.Struct, frozen=True, tag_field="type", tag="rt.welcome"):
-    """The first message of a v2 connection."""
+    """The first message of a connection, but for v1."""
 
     payload: Welcome
     timestamp: Timestamp
@@ -100,6 +108,13 @@ class ReconnectMessage(msgspec.Struct, frozen=True, tag_field="type", tag="rt.re
     """The server is going away: stay until it closes, then wait that long."""
 
     payload: Reconnect
+    timestamp: Timestamp
+
+
+class CloseMessage(msgspec.Struct, frozen=True, tag_field="type", tag="rt.close"):
+    """The last event of a stream, in place of a close frame."""
+
+    payload: Close
     timestamp: Timestamp
 
 

@@ -11,32 +11,22 @@ from typing import Any, Protocol
 
 import msgspec
 
-from archibald_rt.events import Cursor, Event
+from archibald_rt.controls import Controls
+from archibald_rt.events import Event
 from archibald_rt.messages import (
     ClientEnvelope,
     DialectName,
-    Gap,
-    GapMessage,
     GapReason,
-    Live,
-    LiveMessage,
-    Reconnect,
-    ReconnectMessage,
     RenewalMessage,
-    Renewed,
-    RenewedMessage,
-    Welcome,
-    WelcomeMessage,
+    Transport,
 )
-from archibald_rt.timestamps import Stamper, from_epoch
-
-_encode = msgspec.json.encode
+from archibald_rt.timestamps import Stamper
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 """The opcodes of frames (RFC 6455, section 5.2)."""
 
-FRAMING = 96
-"""How many bytes the message of an event has besides its tail, at most: frame, id, prev."""
+FRAMING = 128
+"""How many bytes the message of an event has besides its tail, at most, in any dialect."""
 
 
 def frame(opcode: int, data: bytes) -> bytes:
@@ -60,6 +50,7 @@ class Dialect(Protocol):
     """
 
     name: DialectName
+    transport: Transport
     chained: bool
 
     def durable(self, seq: int, tail: bytes, prev: int) -> bytes:
@@ -74,8 +65,10 @@ class Dialect(Protocol):
     def welcome(self, position: int, connection: str, heartbeat: float, *, replay: bool) -> bytes:
         """Write the first message; ``heartbeat`` is in seconds."""
 
-    def gap(self, requested: str, missing_through: int | None, reason: GapReason) -> bytes:
-        """Write that events are missing: ``expired``, ``epoch`` or ``ahead``."""
+    def gap(
+        self, position: int, requested: str, missing_through: int | None, reason: GapReason
+    ) -> bytes:
+        """Write that events after the position are missing: ``expired``, ``epoch`` or ``ahead``."""
 
     def live(self, position: int, replayed: int) -> bytes:
         """Write that the backlog is done."""
@@ -91,6 +84,7 @@ class V1:
     """The dialect without a subprotocol: events only, each ``{type, payload, timestamp}``."""
 
     name: DialectName = "v1"
+    transport: Transport = "websocket"
     chained = False
 
     def durable(self, seq: int, tail: bytes, prev: int) -> bytes:  # noqa: ARG002 - v1 has no ids
@@ -116,11 +110,11 @@ class V2:
     """The dialect of the subprotocol ``archibald.v2`` for one log's epoch."""
 
     name: DialectName = "v2"
+    transport: Transport = "websocket"
     chained = True
 
     def __init__(self, epoch: str, stamp: Stamper) -> None:
-        self._epoch = epoch
-        self._stamp = stamp
+        self._controls = Controls(epoch, stamp)
         self._id = f'{{"id":"{epoch}:'.encode()
         self._prev = f'","prev":"{epoch}:'.encode()
 
@@ -152,30 +146,33 @@ class V2:
 
     def welcome(self, position: int, connection: str, heartbeat: float, *, replay: bool) -> bytes:
         """Write ``rt.welcome``."""
-        payload = Welcome(self._cursor(position), connection, round(heartbeat * 1000), replay)
-        return frame(TEXT, _encode(WelcomeMessage(payload, self._stamp())))
+        return _text(self._controls.welcome(position, connection, heartbeat, replay=replay))
 
-    def gap(self, requested: str, missing_through: int | None, reason: GapReason) -> bytes:
+    def gap(
+        self,
+        position: int,  # noqa: ARG002 - a device that reads `requested` knows it
+        requested: str,
+        missing_through: int | None,
+        reason: GapReason,
+    ) -> bytes:
         """Write ``rt.gap``."""
-        through = None if missing_through is None else self._cursor(missing_through)
-        return frame(TEXT, _encode(GapMessage(Gap(requested, through, reason), self._stamp())))
+        return _text(self._controls.gap(requested, missing_through, reason))
 
     def live(self, position: int, replayed: int) -> bytes:
         """Write ``rt.live``."""
-        payload = Live(self._cursor(position), replayed)
-        return frame(TEXT, _encode(LiveMessage(payload, self._stamp())))
+        return _text(self._controls.live(position, replayed))
 
     def auth(self, expires: float | None) -> bytes:
         """Write ``rt.auth``."""
-        payload = Renewed(None if expires is None else from_epoch(expires))
-        return frame(TEXT, _encode(RenewedMessage(payload, self._stamp())))
+        return _text(self._controls.auth(expires))
 
     def reconnect(self, after_ms: int) -> bytes:
         """Write ``rt.reconnect``."""
-        return frame(TEXT, _encode(ReconnectMessage(Reconnect(after_ms), self._stamp())))
+        return _text(self._controls.reconnect(after_ms))
 
-    def _cursor(self, seq: int) -> str:
-        return str(Cursor(self._epoch, seq))
+
+def _text(data: bytes) -> bytes:
+    return frame(TEXT, data)
 
 
 class Frames:

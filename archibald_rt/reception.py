@@ -12,7 +12,7 @@ import structlog
 
 from archibald_rt.auth import Identity, TokenVerifier
 from archibald_rt.budget import Budget
-from archibald_rt.errors import AuthError, CloseCode, Refusal
+from archibald_rt.errors import AuthError, CloseCode, Refusal, UnknownKeyError
 from archibald_rt.eventlog import EventLog
 from archibald_rt.hub import Hub
 from archibald_rt.limits import Limits
@@ -94,6 +94,10 @@ class Tuning:
 
 class Device(Swept, Hashable, Protocol):
     """A connection as the reception sees it."""
+
+    @property
+    def heartbeat(self) -> float:
+        """How many seconds lie between two beats; 0 is for none."""
 
     def end(self, code: int, reason: str) -> None:
         """Take the device out and close its connection behind all that it is owed."""
@@ -196,6 +200,10 @@ class Reception:
             )
         return False
 
+    def cors_headers(self, origin: str | None, host: str) -> dict[str, str]:
+        """Return what an answer says to the browser of a page, see `OriginPolicy`."""
+        return self._origins.cors_headers(origin, host)
+
     def identify(self, token: str, *, user: str | None = None) -> Identity:
         """Check a token and read who it is for; with ``user`` it has to be that one's.
 
@@ -211,6 +219,13 @@ class Reception:
         identity = await self._verifier.verify_anew(token, user=user)
         self._check_revoked(identity)
         return identity
+
+    async def identify_in_time(self, token: str) -> Identity:
+        """Do as `identify`, and as `identify_anew` where that is worth waiting for."""
+        try:
+            return self.identify(token)
+        except UnknownKeyError:
+            return await self.identify_anew(token)
 
     def receive(
         self,
@@ -236,14 +251,14 @@ class Reception:
             self._hub,
             self._log,
             connection=secrets.token_hex(8),
-            heartbeat=tuning.heartbeat,
+            heartbeat=device.heartbeat,
             page_events=tuning.replay_page or _PAGE_EVENTS,
             page_bytes=tuning.max_outbox // 2 or _PAGE_BYTES,
             end=end,
         )
         self._hub.register(session)
         self._device_of[session] = device
-        self._sweep.add(device)
+        self._sweep.add(device, every=device.heartbeat)
         self._hold(device, identity)
         return session
 

@@ -183,7 +183,8 @@ class Session(Writer):
         self._read = self.position
         self._welcome(replay=True)
         if reason is not None:
-            self._push(self.dialect.gap(event_id[:_REQUESTED_SHOWN], None, reason))
+            requested = event_id[:_REQUESTED_SHOWN]
+            self._push(self.dialect.gap(self.position, requested, None, reason))
         await self._catch_up()
 
     async def _catch_up(self) -> None:

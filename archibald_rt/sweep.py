@@ -38,8 +38,8 @@ class Swept(Protocol):
 class Sweep:
     """Looks after the connections that are added, until they are removed.
 
-    ``heartbeat`` and ``stall_timeout`` are in seconds; 0 turns either off. Expiry is by
-    ``wall_clock``, the rest by the loop's steady one.
+    ``heartbeat``, for those that have none of their own, and ``stall_timeout`` are in seconds; 0
+    turns either off. Expiry is by ``wall_clock``, the rest by the loop's steady one.
     """
 
     def __init__(
@@ -53,21 +53,24 @@ class Sweep:
         self._look_every = stall_timeout / _LOOKS
         self._wall_clock = wall_clock
         self._next_look = 0.0
-        # All wait equally long for their next beat, so they stand in the order of their turns.
-        self._beats: OrderedDict[Swept, float] = OrderedDict()
+        # By how long they wait for their next beat: they stand in the order of their turns.
+        self._beats: dict[float, OrderedDict[Swept, float]] = {}
         # By number, so that nothing here keeps a connection that has gone.
         self._expiries: list[tuple[float, int]] = []
         self._expiring: dict[int, tuple[float, Swept]] = {}
         self._number_of: dict[Swept, int] = {}
         self._numbers = count()
 
-    def add(self, connection: Swept) -> None:
-        """Begin to look after a connection."""
-        self._beats[connection] = asyncio.get_running_loop().time() + self._heartbeat
+    def add(self, connection: Swept, *, every: float | None = None) -> None:
+        """Begin to look after a connection, with a heartbeat of its own if there is one."""
+        every = self._heartbeat if every is None else every
+        due = asyncio.get_running_loop().time() + every
+        self._beats.setdefault(every, OrderedDict())[connection] = due
 
     def remove(self, connection: Swept) -> None:
         """Stop looking after a connection. Doing it again does nothing."""
-        self._beats.pop(connection, None)
+        for beats in self._beats.values():
+            beats.pop(connection, None)
         self.expire_at(connection, None)
 
     def expire_at(self, connection: Swept, when: float | None) -> None:
@@ -92,25 +95,25 @@ class Sweep:
             await asyncio.sleep(tick)
             now = asyncio.get_running_loop().time()
             self._expire()
-            if self._heartbeat:
-                self._beat(now)
+            self._beat(now)
             if self._look_every and now >= self._next_look:
                 self._next_look = now + self._look_every
                 self._look(now)
 
     def _look(self, now: float) -> None:
         # Apart from `run`, whose variables live on between two looks and would keep a connection.
-        for connection in list(self._beats):
+        for connection in [each for beats in self._beats.values() for each in beats]:
             connection.check_progress(now)
 
     def _beat(self, now: float) -> None:
-        while self._beats:
-            connection, due = next(iter(self._beats.items()))
-            if due > now:
-                return
-            self._beats[connection] = now + self._heartbeat
-            self._beats.move_to_end(connection)
-            connection.beat()
+        for every, beats in list(self._beats.items()):
+            while every and beats:
+                connection, due = next(iter(beats.items()))
+                if due > now:
+                    break
+                beats[connection] = now + every
+                beats.move_to_end(connection)
+                connection.beat()
 
     def _expire(self) -> None:
         now = self._wall_clock()

@@ -73,7 +73,7 @@ class Writer:
         if lost > max(self.position, self._told):
             self._told = lost
             requested = str(Cursor(self._epoch, self.position))
-            self._push(self.dialect.gap(requested, lost, "expired"))
+            self._push(self.dialect.gap(self.position, requested, lost, "expired"))
 
     def _write(self, events: Sequence[Event]) -> None:
         """Write durable events, each behind the held transient ones that belong before it."""

@@ -63,7 +63,7 @@ def test_v1_writes_an_event_in_exactly_three_keys() -> None:
 def test_v1_has_no_messages_of_the_server() -> None:
     dialect = V1()
     assert dialect.welcome(1, "c", 30.0, replay=True) == b""
-    assert dialect.gap("abc:1", 5, "expired") == b""
+    assert dialect.gap(1, "abc:1", 5, "expired") == b""
     assert dialect.live(1, 0) == b""
     assert dialect.auth(None) == b""
     assert dialect.reconnect(100) == b""
@@ -105,12 +105,12 @@ def test_v2_welcomes() -> None:
 
 
 def test_v2_says_that_events_are_missing() -> None:
-    assert message(v2().gap("abc:2", 9, "expired")) == {
+    assert message(v2().gap(2, "abc:2", 9, "expired")) == {
         "type": "rt.gap",
         "payload": {"requested": "abc:2", "missingThrough": "abc:9", "reason": "expired"},
         "timestamp": STAMP,
     }
-    foreign = message(v2().gap('"\n\\', None, "epoch"))
+    foreign = message(v2().gap(0, '"\n\\', None, "epoch"))
     assert foreign["payload"] == {"requested": '"\n\\', "missingThrough": None, "reason": "epoch"}
 
 
@@ -143,7 +143,7 @@ def test_every_message_of_v2_is_on_one_line() -> None:
     dialect = v2()
     for data in (
         dialect.welcome(1, "a\nb", 1, replay=True),
-        dialect.gap("a\r\nb", 1, "ahead"),
+        dialect.gap(1, "a\r\nb", 1, "ahead"),
         dialect.live(1, 1),
     ):
         assert b"\n" not in body_of(data)

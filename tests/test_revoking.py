@@ -15,7 +15,6 @@ from archibald_rt.addresses import TrustedProxies
 from archibald_rt.app import public_app
 from archibald_rt.auth import TokenVerifier
 from archibald_rt.auth.keys import secret_key
-from archibald_rt.device import SocketDevice
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, DrainingError
 from archibald_rt.eventlog import Page
@@ -32,6 +31,7 @@ from archibald_rt.protocol import CLOSE, V2, frame
 from archibald_rt.reception import Reception, Tuning
 from archibald_rt.revocations import Revocations
 from archibald_rt.revoking import Revoker
+from archibald_rt.socketdevice import SocketDevice
 from archibald_rt.sweep import Sweep
 from archibald_rt.timestamps import Stamper
 from archibald_rt.websocket import Connection

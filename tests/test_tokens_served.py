@@ -18,6 +18,7 @@ from tornado.websocket import WebSocketClosedError
 
 from archibald_rt import logs
 from archibald_rt.auth import jwks
+from eventstreams import ask
 from issuer import Issuer, issuing, jwk, pem, signed
 from support import (
     EMIT_TOKEN,
@@ -99,12 +100,14 @@ async def test_a_bad_token_is_refused_everywhere_and_counted_by_what_is_wrong_wi
         health = await server.get("/api/websocket/health", bearer=bad or None, public=True)
         assert health.code == 401
         assert problem_of(health)["detail"] == "Authentication failed"
-        assert await refused_for(server) == {reason: 3}
+        async with await ask(server, {"token": bad}) as stream:
+            assert stream.status == 401
+        assert await refused_for(server) == {reason: 4}
         async with await server.open({"token": good()}) as device:
             await device.until("rt.live")
             await device.send(json.dumps({"type": "rt.auth", "payload": {"token": bad}}))
             assert await device.closed() == REFUSED
-        assert await refused_for(server) == {reason: 4}
+        assert await refused_for(server) == {reason: 5}
 
 
 @pytest.mark.gen_test
@@ -369,11 +372,15 @@ async def test_no_line_of_the_log_nor_any_answer_holds_a_part_of_a_token_or_secr
                 answers.append(str(device.seen))
             answer = await server.get("/api/websocket/health", bearer=text or None, public=True)
             answers.append(answer.body.decode())
+            for headers in ({}, {"Authorization": f"Bearer {text}"}):
+                query = {} if headers else {"token": text}
+                async with await ask(server, query, headers=headers) as stream:
+                    answers.append(str(stream.head))
             for path in ("/internal/stats", "/internal/connections", "/nothing"):
                 answers.append((await server.get(path, bearer=text or None)).body.decode())
                 answers.append((await server.get(path)).body.decode())
     said = written.getvalue() + "".join(answers)
-    assert said.count("device refused") >= 3 * len(BAD)
+    assert said.count("device refused") >= 5 * len(BAD)
     secrets = [SECRET, SECOND_SECRET, EMIT_TOKEN, READ_TOKEN]
     for secret in [*secrets, *(part for text in tokens for part in parts_of(text))]:
         assert secret not in said

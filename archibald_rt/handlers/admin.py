@@ -114,6 +114,7 @@ class ConnectionsHandler(InternalHandler):
             ConnectionState(
                 connection=session.connection,
                 user_id=session.user,
+                transport=session.dialect.transport,
                 protocol=session.dialect.name,
                 since=session.since,
                 state="live" if session.live else "behind",

@@ -6,8 +6,7 @@ from http import HTTPStatus
 import structlog
 
 from archibald_rt.answers import Alive, Health, HealthFigures, HealthStatus, Ready
-from archibald_rt.auth import Identity
-from archibald_rt.errors import AuthError, UnknownKeyError
+from archibald_rt.errors import AuthError
 from archibald_rt.handlers.base import BaseHandler
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
@@ -60,7 +59,7 @@ class WebSocketHealthHandler(BaseHandler):
     async def get(self) -> None:
         """Answer with the status and the figures."""
         try:
-            identity = await self._identity(self.user_token())
+            identity = await self._reception.identify_in_time(self.user_token())
         except AuthError as error:
             self._reception.counters.refuse(error)
             _logger.info(
@@ -92,9 +91,3 @@ class WebSocketHealthHandler(BaseHandler):
             connections_per_user=users,
         )
         self.answer(Health(success=True, status=status, stats=figures))
-
-    async def _identity(self, token: str) -> Identity:
-        try:
-            return self._reception.identify(token)
-        except UnknownKeyError:
-            return await self._reception.identify_anew(token)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from tornado.httputil import HTTPHeaders
 
 from archibald_rt import timestamps
-from archibald_rt.device import SocketDevice, refused
+from archibald_rt.device import refused
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, UnknownKeyError
 from archibald_rt.handlers.base import BaseHandler
 from archibald_rt.messages import SUBPROTOCOL
 from archibald_rt.protocol import V1, V2, Dialect
 from archibald_rt.reception import Reception
+from archibald_rt.socketdevice import SocketDevice
 from archibald_rt.websocket import Connection, SocketHandler
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from archibald_rt.device import SocketDevice
 from archibald_rt.eventlog import Page
 from archibald_rt.handlers.realtime import RealtimeHandler
 from archibald_rt.outbox import Outbox
 from archibald_rt.session import Session
+from archibald_rt.socketdevice import SocketDevice
 from archibald_rt.websocket import Connection
 from faults.backends import BackEnd
 from faults.churn import Churn
