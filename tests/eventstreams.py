@@ -133,6 +133,10 @@ class Listening:
         self.seen.append(message)
         return message
 
+    async def text(self) -> str | None:
+        """Return the next event's data as it came; None when the stream has ended."""
+        return None if await self.event() is None else self.raw
+
     async def next(self) -> dict[str, Any]:
         """Return the next event's data; fails if the stream has ended instead."""
         message = await self.event()

@@ -8,21 +8,34 @@ much; where ``CI`` is set the seed is always the same.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from described import OPENAPI
-from processes import serving
-from support import EMIT_TOKEN, token
+from processes import PATIENCE, ServerProcess, serving
+from support import EMIT_TOKEN, handshake, token
 
 HERE = Path(__file__).parent
 EFFORT = float(os.environ.get("PROPERTY_EFFORT", "1"))
 EXAMPLES = 100
 """How many cases each operation gets at most in each of the phases that make them at random."""
+
+
+@contextmanager
+def connected(process: ServerProcess) -> Iterator[None]:
+    """Have a device connected for the length of a block."""
+    at = urlsplit(process.public_url)
+    with socket.create_connection((at.hostname, at.port), timeout=PATIENCE) as device:
+        device.sendall(handshake(token("v")))
+        assert device.recv(4096).startswith(b"HTTP/1.1 101 ")
+        yield
 
 
 @pytest.mark.parametrize(
@@ -32,24 +45,34 @@ def test_the_server_answers_as_the_document_says(
     listener: str, bearer: str, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
     seed = ["--seed", "1"] if "CI" in os.environ else []
-    with serving(tmp_path) as process:
+    # One is connected, so that all others are told at once to come back later: a stream would
+    # never end by itself. It answers no ping.
+    full = {"ARCHIBALD_RT_SERVER_MAX_CONNECTIONS": "1", "ARCHIBALD_RT_DELIVERY_HEARTBEAT": "0"}
+    with serving(tmp_path, full) as process:
         process.follow()
         url = process.internal_url if listener == "internal" else process.public_url
-        ended = subprocess.run(
-            [
-                *(sys.executable, "-m", "schemathesis.cli"),
-                *("--config-file", HERE / "schemathesis.toml", "run"),
-                *(HERE.parent / "docs" / "openapi.json", "--include-tag", listener, "--url", url),
-                *("--header", f"Authorization: Bearer {bearer}"),
-                *("--max-examples", str(round(EXAMPLES * EFFORT)), *seed),
-                *("--continue-on-failure", "--no-color", "--generation-database", "none"),
-                *("--report", "json", "--report-json-path", tmp_path / "report.json"),
-            ],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with connected(process):
+            ended = subprocess.run(
+                [
+                    *(sys.executable, "-m", "schemathesis.cli"),
+                    *("--config-file", HERE / "schemathesis.toml", "run"),
+                    *(
+                        HERE.parent / "docs" / "openapi.json",
+                        "--include-tag",
+                        listener,
+                        "--url",
+                        url,
+                    ),
+                    *("--header", f"Authorization: Bearer {bearer}"),
+                    *("--max-examples", str(round(EXAMPLES * EFFORT)), *seed),
+                    *("--continue-on-failure", "--no-color", "--generation-database", "none"),
+                    *("--report", "json", "--report-json-path", tmp_path / "report.json"),
+                ],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
         process.check_log()

@@ -9,6 +9,7 @@ from archibald_rt.errors import CloseCode
 from archibald_rt.messages import (
     SUBPROTOCOL,
     ClientEnvelope,
+    CloseMessage,
     DurableMessage,
     EventMessage,
     GapMessage,
@@ -22,6 +23,7 @@ from archibald_rt.shapes import CursorText, Timestamp
 from archibald_rt.specs.schemas import Schema, schemas_of
 
 _TEXT = "text/plain"
+_WS, _HTTP = "public", "publicHttp"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Message:
 class Channel:
     """One way of being connected; ``sent`` is what the server writes, ``received`` what it reads.
 
-    ``query`` has the parameters of the handshake besides the token.
+    ``query`` has the parameters of the handshake besides the token, ``server`` is one of those
+    that the document names.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Channel:
     sent: Sequence[Message]
     received: Sequence[Message]
     query: Sequence[tuple[str, Any]]
+    server: str = _WS
 
 
 _DURABLE = Message("durable", DurableMessage, "A durable event, with its cursor")
@@ -55,9 +59,10 @@ _CONTROL = (
     Message("welcome", WelcomeMessage, "First, once"),
     Message("gap", GapMessage, "Something is missing"),
     Message("live", LiveMessage, "Once: what follows is live"),
-    Message("renewed", RenewedMessage, "A new token was accepted"),
     Message("reconnect", ReconnectMessage, "The server is going away"),
 )
+_RENEWED = Message("renewed", RenewedMessage, "A new token was accepted")
+_CLOSE = Message("close", CloseMessage, "The last of all: why the stream ends")
 _PING = Message("ping", Literal["ping"], "Asks for `pong`", _TEXT)
 _PONG = Message("pong", Literal["pong"], "Answers `ping`", _TEXT)
 _RENEWAL = Message("renewal", RenewalMessage, "Replaces the token in place")
@@ -76,9 +81,19 @@ CHANNELS = (
         "v2",
         "/ws/realtime",
         f"With the subprotocol `{SUBPROTOCOL}`: cursors, exact resume, and losses are said.",
-        (*_CONTROL, _DURABLE, _EVENT, _PONG),
+        (*_CONTROL, _RENEWED, _DURABLE, _EVENT, _PONG),
         (_PING, _RENEWAL, _OF_CLIENT),
         [("lastEventId", CursorText | Literal["earliest"])],
+    ),
+    Channel(
+        "sse",
+        "/events",
+        "Server-Sent Events: each message is an event's data, on one line. What says where the "
+        "device stands has an `id`; the server's own messages have their type as `event`.",
+        (*_CONTROL, _CLOSE, _DURABLE, _EVENT),
+        (),
+        [("lastEventId", CursorText | Literal["earliest"])],
+        _HTTP,
     ),
 )
 """All of them."""
@@ -92,8 +107,9 @@ def asyncapi(channels: Sequence[Channel] = CHANNELS) -> dict[str, Any]:
     schemas, named = schemas_of(list(dict.fromkeys(types)))
     operations: dict[str, Any] = {}
     for each in channels:
-        operations[f"{each.name}Send"] = _operation(each, "send", each.sent)
-        operations[f"{each.name}Receive"] = _operation(each, "receive", each.received)
+        operations[f"{each.name}Send"] = _operation(each, "send", each.sent, schemas)
+        if each.received:
+            operations[f"{each.name}Receive"] = _operation(each, "receive", each.received, schemas)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -104,14 +120,8 @@ def asyncapi(channels: Sequence[Channel] = CHANNELS) -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "servers": {
-            "public": {
-                "host": "127.0.0.1:8080",
-                "protocol": "ws",
-                "description": "The public listener; `wss` behind a proxy that ends TLS.",
-                "security": [
-                    {"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY
-                ],
-            }
+            _WS: _server("ws", "The public listener; `wss` behind a proxy that ends TLS."),
+            _HTTP: _server("http", "The same; `https` behind a proxy that ends TLS."),
         },
         "channels": {each.name: _channel(each, schemas) for each in channels},
         "operations": operations,
@@ -129,27 +139,48 @@ _SECURITY = {
 }
 
 
-def _channel(channel: Channel, schemas: dict[Any, Schema]) -> dict[str, Any]:
-    query = {name: schemas[one] for name, one in channel.query}
-    binding = {"method": "GET", "query": {"type": "object", "properties": query}}
-    names = [one.name for one in (*channel.sent, *channel.received)]
+def _server(protocol: str, description: str) -> dict[str, Any]:
     return {
-        "address": channel.address,
-        "description": channel.description,
-        "servers": [{"$ref": "#/servers/public"}],
-        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
-        "bindings": {"ws": {**binding, "bindingVersion": "0.1.0"}},
-        "x-close-codes": {str(int(code)): code.name for code in CloseCode},
+        "host": "127.0.0.1:8080",
+        "protocol": protocol,
+        "description": description,
+        "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY],
     }
 
 
-def _operation(channel: Channel, action: str, messages: Sequence[Message]) -> dict[str, Any]:
+def _channel(channel: Channel, schemas: dict[Any, Schema]) -> dict[str, Any]:
+    names = [one.name for one in (*channel.sent, *channel.received)]
+    described = {
+        "address": channel.address,
+        "description": channel.description,
+        "servers": [{"$ref": f"#/servers/{channel.server}"}],
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
+        "x-close-codes": {str(int(code)): code.name for code in CloseCode},
+    }
+    if channel.server == _WS:
+        described["bindings"] = {"ws": {**_handshake(channel, schemas), "bindingVersion": "0.1.0"}}
+    return described
+
+
+def _handshake(channel: Channel, schemas: dict[Any, Schema]) -> dict[str, Any]:
+    """Return the request it begins with, which the two protocols' bindings have elsewhere."""
+    query = {name: schemas[one] for name, one in channel.query}
+    return {"method": "GET", "query": {"type": "object", "properties": query}}
+
+
+def _operation(
+    channel: Channel, action: str, messages: Sequence[Message], schemas: dict[Any, Schema]
+) -> dict[str, Any]:
     at = f"#/channels/{channel.name}"
-    return {
+    described = {
         "action": action,
         "channel": {"$ref": at},
         "messages": [{"$ref": f"{at}/messages/{one.name}"} for one in messages],
     }
+    if channel.server == _HTTP:
+        binding = {**_handshake(channel, schemas), "bindingVersion": "0.3.0"}
+        described["bindings"] = {"http": binding}
+    return described
 
 
 def _message(message: Message, schemas: dict[Any, Schema]) -> dict[str, Any]:

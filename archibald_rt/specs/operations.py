@@ -32,8 +32,10 @@ from archibald_rt.messages import SUBPROTOCOL
 from archibald_rt.shapes import CursorText, UserId
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
+EVENTS = "text/event-stream"
 
 Lines = Annotated[str, Meta(description="An emission a line, each as in JSON; at most 10,000.")]
+Stream = Annotated[str, Meta(description="Server-Sent Events; AsyncAPI has what their data is.")]
 Document = Annotated[dict[str, Any], Meta(description="A document such as this one.")]
 Jwt = Annotated[str, Meta(max_length=8192, pattern=r"^[A-Za-z0-9_.-]*$")]
 Text = Annotated[str, Meta(max_length=200)]
@@ -120,6 +122,11 @@ _HANDSHAKE = (
         f"`{SUBPROTOCOL}` for v2, which may stand beside `bearer.<token>`; nothing for v1.",
     ),
 )
+_LISTENING = (
+    _HANDSHAKE[0],
+    Parameter("lastEventId", "query", Text, "Where to resume, a cursor or `earliest`."),
+    Parameter("Last-Event-ID", "header", Text, "The same, by browsers; it counts before that."),
+)
 
 OPERATIONS = (
     Operation(
@@ -196,6 +203,35 @@ OPERATIONS = (
         (USER, USER_IN_QUERY),
         (400, 403, 426),
         _HANDSHAKE,
+    ),
+    Operation(
+        *(PUBLIC, "get", "/events", "events", "Connect a device by Server-Sent Events"),
+        {
+            200: Answer(
+                "The stream, which ends with the connection; one who is to come back later gets"
+                " `rt.close` alone.",
+                (Stream,),
+                EVENTS,
+            )
+        },
+        (USER, USER_IN_QUERY),
+        (401, 403),
+        _LISTENING,
+    ),
+    Operation(
+        *(PUBLIC, "head", "/events", "headEvents", "Whether that would be let in"),
+        {
+            200: Answer("It would."),
+            401: Answer("The token is missing or wrong."),
+            403: Answer("The page has not the origin."),
+        },
+        (USER, USER_IN_QUERY),
+        parameters=_LISTENING,
+    ),
+    Operation(
+        *(PUBLIC, "options", "/events", "optionsEvents", "What a page may send"),
+        {204: Answer("For browsers, which ask by themselves.")},
+        problems=(403,),
     ),
     Operation(
         *(PUBLIC, "get", "/healthz", "healthz", "Whether the process answers"),
