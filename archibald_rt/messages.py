@@ -3,7 +3,7 @@
 from typing import Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from archibald_rt.shapes import Count, CursorText, EventType, Timestamp
 
@@ -116,6 +116,15 @@ class CloseMessage(msgspec.Struct, frozen=True, tag_field="type", tag="rt.close"
 
     payload: Close
     timestamp: Timestamp
+
+
+class StreamEvent(msgspec.Struct, frozen=True):
+    """An event of a stream as its reader has it; the data is a message's JSON."""
+
+    data: str
+    event: str | UnsetType = UNSET
+    id: CursorText | UnsetType = UNSET
+    retry: Count | UnsetType = UNSET
 
 
 class ClientEnvelope(msgspec.Struct, frozen=True):

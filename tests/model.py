@@ -50,8 +50,9 @@ from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2, Frames
 from archibald_rt.revocations import Revocation
 from archibald_rt.session import Session
+from archibald_rt.sse import Sse
 from archibald_rt.timestamps import Stamper
-from turns import PATIENCE, FakeOutbox, Kind, TurnLoop, messages_in
+from turns import PATIENCE, FakeOutbox, Kind, TurnLoop, Written, events_in, texts_in
 
 TURNS = 20_000
 """Within how many turns of the loop everything has to settle."""
@@ -135,6 +136,7 @@ class Seen:
     offered: bool
     dispatched: int
     page_tick: int
+    last_id: str | None
 
 
 class WatchedSession(Session):
@@ -145,8 +147,8 @@ class WatchedSession(Session):
     def deliver_transient(self, frames: Frames, conflate: str | None) -> bool:
         spare = self.outbox.budget.spare
         taken = super().deliver_transient(frames, conflate)
-        text = next(messages_in(frames.transient(self.dialect)))
-        index = index_of(json.loads(text)["timestamp"])
+        written = next(self.device.split(frames.transient(self.dialect)))
+        index = index_of(json.loads(written.text)["timestamp"])
         self.device.handed(index, frames.size, conflate, spare=spare, taken=taken)
         return taken
 
@@ -174,10 +176,13 @@ class Device:
         limit: int,
         page_events: int,
         flowing: bool,
+        sse: bool = False,
     ) -> None:
         self.world = world
         self.user = user
         self.v2 = v2
+        self.sse = sse
+        self.split = events_in if sse else texts_in
         self.place = place
         self.limit = limit
         self.seen: list[Seen] = []
@@ -202,12 +207,13 @@ class Device:
             world.budget,
             limit=self.limit,
             flowing=self._flowing,
+            split=self.split,
             put=self._put,
             rose=world.assert_within_the_total,
         )
         session = WatchedSession(
             self.user,
-            world.v2 if self.v2 else world.v1,
+            world.sse if self.sse else world.v2 if self.v2 else world.v1,
             self.outbox,
             world.hub,
             LogView(world, self),
@@ -250,6 +256,10 @@ class Device:
         if self.session is None:
             return None
         for seen in reversed(self.seen[: self.outbox.drained]):
+            if self.sse:
+                if seen.last_id is not None:
+                    return seen.last_id
+                continue
             if "id" in seen.message:
                 return str(seen.message["id"])
             if seen.message["type"] == "rt.welcome":
@@ -303,14 +313,25 @@ class Device:
         seq = place.number * (world.hub.dispatched + 3) // 30
         return Resume(event_id=str(Cursor(world.log.epoch, seq)))
 
-    def _put(self, text: bytes, offered: bool) -> Kind:  # noqa: FBT001 - the outbox's callback
+    def _put(self, written: Written, offered: bool) -> Kind:  # noqa: FBT001 - the outbox's callback
         """Note a message; says what it is. What can only be seen now is checked."""
         assert self.session is not None
         world = self.world
-        message = json.loads(text)
+        message = json.loads(written.text)
         self.seen.append(
-            Seen(world.tick(), text, message, offered, world.hub.dispatched, self.page_tick)
+            Seen(
+                world.tick(),
+                written.text,
+                message,
+                offered,
+                world.hub.dispatched,
+                self.page_tick,
+                written.last_id,
+            )
         )
+        if self.sse:
+            own = message["type"].startswith("rt.")
+            assert written.kind == (message["type"] if own else "message")
         kind = Kind.CONTROL
         if not message["type"].startswith("rt."):
             index = index_of(message["timestamp"])
@@ -380,8 +401,10 @@ class Device:
             assert self.gone or not settled
             return
         walk = _Walk(self, stream, self._check_welcome(stream, self.seen[0]))
+        walk.assert_kept(self.seen[0])
         rest = self.seen[1:]
         if (reason := self._reason(self.seen[0])) is not None and rest:
+            walk.assert_kept(rest[0])
             gap = rest.pop(0).message
             assert gap["type"] == "rt.gap"
             assert gap["payload"] == {
@@ -473,6 +496,14 @@ class _Walk:
         else:
             self._last = self._device.check_event(seen, b"{", self._last)
             assert not self._world.durable[self._last]
+            assert seen.last_id is None, "a transient event has an id"
+            return
+        self.assert_kept(seen)
+
+    def assert_kept(self, seen: Seen) -> None:
+        """Check that a reader of Server-Sent Events keeps where it stands now."""
+        if self._device.sse:
+            assert seen.last_id == self._world.cursor(self._position)
 
     def assert_told(self, through: int, tick: int) -> None:
         """Check that what was left out after the position is gone, and was told."""
@@ -644,6 +675,7 @@ class World:
             LogView(self), self.hub, max_bytes=0, on_broken=self.loop.faults.append
         )
         self.v1, self.v2 = V1(), V2(self.log.epoch, Stamper())
+        self.sse = Sse(self.log.epoch, Stamper())
 
     def close(self) -> None:
         """End everything, whatever state it is in."""

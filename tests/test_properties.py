@@ -144,6 +144,7 @@ class Promises(RuleBasedStateMachine):
         limit=st.sampled_from([800, 2000, 8000]),
         page_events=st.sampled_from([1, 2, 100]),
         flowing=st.sampled_from([True, True, False]),
+        sse=st.booleans(),
         turns=turns,
     )
     def connect(self, user: str, place: Place, turns: int, **how: Any) -> None:
@@ -157,9 +158,15 @@ class Promises(RuleBasedStateMachine):
         turns=turns,
     )
     def connect_several(self, user: str, count: int, flowing: bool, turns: int) -> None:  # noqa: FBT001 - given by name
-        for _ in range(count):
+        for number in range(count):
             self.world.connect(
-                user, v2=True, place=Place(), limit=2000, page_events=2, flowing=flowing
+                user,
+                v2=True,
+                place=Place(),
+                limit=2000,
+                page_events=2,
+                flowing=flowing,
+                sse=number % 2 == 1,
             )
         self.run_on(turns)
 

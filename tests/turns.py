@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, TypeVarTuple
 
@@ -14,9 +15,11 @@ from archibald_rt import hub as hub_module
 from archibald_rt import order as order_module
 from archibald_rt.budget import Bounded, Budget
 from archibald_rt.eventlog import sqlite as sqlite_module
+from archibald_rt.protocol import TEXT, frame
+from eventstreams import EventReader
 
-FRAMING = 80
-"""What a message has besides its event's tail, at most: a frame's header, `id` and `prev`."""
+FRAMING = 112
+"""What a message has besides its event's tail, at most: what frames it, `id` and `prev`."""
 
 PATIENCE = 20.0
 """For how many seconds threads are waited for; reaching it is a failure."""
@@ -117,6 +120,36 @@ def messages_in(data: bytes) -> Iterator[bytes]:
     assert at == len(data), "a frame is cut off"
 
 
+@dataclass(frozen=True)
+class Written:
+    """A message as a device reads it, of so many bytes with what frames it.
+
+    ``last_id`` is what a reader of Server-Sent Events keeps from then on, if it is another one.
+    """
+
+    text: bytes
+    size: int
+    kind: str = ""
+    last_id: str | None = None
+
+
+def texts_in(data: bytes) -> Iterator[Written]:
+    """Take what a device by WebSocket is written apart."""
+    for text in messages_in(data):
+        yield Written(text, len(frame(TEXT, text)))
+
+
+def events_in(data: bytes) -> Iterator[Written]:
+    """Take what a device by Server-Sent Events is written apart, in whole events."""
+    assert data.endswith(b"\n\n"), "an event is cut off"
+    for block in data.removesuffix(b"\n\n").split(b"\n\n"):
+        reader = EventReader()
+        reader.feed(block + b"\n\n")
+        (event,) = reader.events
+        given = event.last_id if b"id: " in block.partition(b"data: ")[0] else None
+        yield Written(event.data.encode(), len(block) + 2, event.kind, given)
+
+
 class Kind(Enum):
     """What a message in an outbox is."""
 
@@ -138,10 +171,12 @@ class FakeOutbox(Bounded):
         *,
         limit: int,
         flowing: bool,
-        put: Callable[[bytes, bool], Kind],
+        split: Callable[[bytes], Iterator[Written]],
+        put: Callable[[Written, bool], Kind],
         rose: Callable[[], None],
     ) -> None:
         super().__init__(budget, limit=limit)
+        self._split = split
         self._put = put
         self._rose = rose
         self._flowing = flowing
@@ -171,13 +206,12 @@ class FakeOutbox(Bounded):
     def push(self, data: bytes) -> None:
         assert data, "nothing was written"
         assert not self.closed, "something was written to a device that is gone"
-        for text in messages_in(data):
-            size = len(text) + (2 if len(text) < 126 else 4 if len(text) < 65536 else 10)
-            self._kept += size
-            self.budget.take(size)
-            kind = self._put(text, self._offering)
-            self._waiting.append((size, kind))
-            self.events += size if kind is not Kind.CONTROL else 0
+        for written in self._split(data):
+            self._kept += written.size
+            self.budget.take(written.size)
+            kind = self._put(written, self._offering)
+            self._waiting.append((written.size, kind))
+            self.events += written.size if kind is not Kind.CONTROL else 0
             self._rose()
         self._flush_soon()
 

@@ -28,14 +28,13 @@ from archibald_rt.bodies import (
     ResultsBody,
     RevokeBody,
 )
-from archibald_rt.messages import SUBPROTOCOL
+from archibald_rt.messages import SUBPROTOCOL, StreamEvent
 from archibald_rt.shapes import CursorText, UserId
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
 EVENTS = "text/event-stream"
 
 Lines = Annotated[str, Meta(description="An emission a line, each as in JSON; at most 10,000.")]
-Stream = Annotated[str, Meta(description="Server-Sent Events; AsyncAPI has what their data is.")]
 Document = Annotated[dict[str, Any], Meta(description="A document such as this one.")]
 Jwt = Annotated[str, Meta(max_length=8192, pattern=r"^[A-Za-z0-9_.-]*$")]
 Text = Annotated[str, Meta(max_length=200)]
@@ -210,7 +209,7 @@ OPERATIONS = (
             200: Answer(
                 "The stream, which ends with the connection; one who is to come back later gets"
                 " `rt.close` alone.",
-                (Stream,),
+                (StreamEvent,),
                 EVENTS,
             )
         },
