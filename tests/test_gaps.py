@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tornado.ioloop import IOLoop
 
 from archibald_rt.events import Cursor
+from eventstreams import Listening, listen
 from support import Device, Harness, eventually, harness
 
 OWN, EVERYBODY = "ann", "*"
@@ -62,7 +63,10 @@ class Stream:
     async def resume(self, user: str, after: int) -> list[tuple[str, Any]]:
         """Connect after a seq; return what is told until the device is live."""
         async with await self._at.connect(user, lastEventId=self.cursor(after)) as device:
-            return await told(device)
+            found = await told(device)
+        async with await listen(self._at, user, lastEventId=self.cursor(after)) as listening:
+            assert await told(listening) == found
+        return found
 
     def expected(self, user: str, after: int) -> list[tuple[str, Any]]:
         """Return what a device that resumes after a seq is to be told."""
@@ -81,7 +85,7 @@ class Stream:
             return [seq for (seq,) in rows]
 
 
-async def told(device: Device) -> list[tuple[str, Any]]:
+async def told(device: Device | Listening) -> list[tuple[str, Any]]:
     """Return what a device is told between its welcome and `rt.live`."""
     found: list[tuple[str, Any]] = []
     assert (await device.next())["type"] == "rt.welcome"

@@ -64,6 +64,21 @@ async def test_every_connection_gets_its_beats_at_its_own_turns() -> None:
 
 
 @pytest.mark.gen_test
+async def test_one_may_have_beats_of_its_own_or_none_beside_the_others() -> None:
+    async with running(Sweep(heartbeat=0.2, stall_timeout=0.2)) as sweep:
+        plain, quick, silent, gone = (Connection() for _ in range(4))
+        sweep.add(plain)
+        sweep.add(quick, every=0.1)
+        sweep.add(silent, every=0)
+        sweep.add(gone, every=0.1)
+        sweep.remove(gone)
+        await eventually(lambda: len(plain.beats) >= 3 and len(silent.looks) >= 3)
+        # Where all had the same heartbeat, none could get ahead of another by more than one.
+        await eventually(lambda: len(quick.beats) > len(plain.beats) + 1)
+        assert silent.beats == gone.beats == gone.looks == []
+
+
+@pytest.mark.gen_test
 async def test_one_that_is_removed_gets_nothing_more() -> None:
     async with running(Sweep(heartbeat=0.04, stall_timeout=0.2)) as sweep:
         gone, stays = Connection(), Connection()

@@ -5,10 +5,11 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from archibald_rt.errors import CloseCode
-from faults.connections import Connection, abrupt, connect, request_for
+from faults.connections import Connection, abrupt, connect, request_for, request_for_events
 from faults.devices import Place
 from support import PATIENCE, token
 
@@ -56,6 +57,9 @@ class Churn:
             "reset": self._reset,
             "closed after a replay": self._close_after_replay,
             "reset in a replay": self._reset_in_replay,
+            "events, dropped": self._drop_events,
+            "events, reset in a replay": self._reset_events_in_replay,
+            "events, wrong token": self._refused_events,
             "wrong token": self._bad_token,
             "no token": self._no_token,
             "part of a handshake, dropped": self._part_of_handshake,
@@ -132,6 +136,29 @@ class Churn:
         await visit.told.wait()
         connection.reset()
         await connection.closed
+
+    async def _drop_events(self) -> None:
+        visit = Visit("visitor")
+        connection = await connect(self._url, {"token": self._token}, visit.take, sse=True)
+        await visit.turned_live.wait()
+        connection.drop()
+        await connection.closed
+
+    async def _reset_events_in_replay(self) -> None:
+        visit = Visit(self._backlog, "earliest")
+        query = {"token": self._backlog_token, "lastEventId": "earliest"}
+        connection = await connect(self._url, query, visit.take, sse=True)
+        await visit.told.wait()
+        connection.reset()
+        await connection.closed
+
+    async def _refused_events(self) -> None:
+        address = urlsplit(self._url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(request_for_events({"token": self._wrong_token}))
+        status = (await reader.readuntil(b"\r\n")).split()[1]
+        self._expect("events, wrong token", HTTPStatus.UNAUTHORIZED, int(status))
+        writer.close()
 
     async def _bad_token(self) -> None:
         connection = await self._visit(Visit("visitor"), self._wrong_token)

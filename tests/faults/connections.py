@@ -1,7 +1,8 @@
-"""WebSocket connections on plain sockets: cheap to have by the thousand, and told when to read."""
+"""Devices' connections on plain sockets: cheap to have by the thousand, and told when to read."""
 
 import asyncio
 import base64
+import json
 import os
 import socket
 import struct
@@ -31,6 +32,15 @@ def request_for(query: dict[str, str], *, v2: bool = True) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
+def request_for_events(query: dict[str, str]) -> bytes:
+    """Return the request of a device that says where it stands as a browser does."""
+    rest = {name: value for name, value in query.items() if name != "lastEventId"}
+    lines = [f"GET /events?{urlencode(rest)} HTTP/1.1", "Host: localhost"]
+    if "lastEventId" in query:
+        lines.append(f"Last-Event-ID: {query['lastEventId']}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
 def masked(opcode: int, data: bytes) -> bytes:
     """Return a short frame as clients send them; a mask of zeros is one too."""
     return bytes((0x80 | opcode, 0x80 | len(data))) + bytes(4) + data
@@ -47,6 +57,8 @@ class Connection(asyncio.Protocol):
     Pings are answered, a close frame too. ``closed`` resolves to the close code when the
     connection has ended, however it did.
     """
+
+    ACCEPTED = 101
 
     def __init__(self, request: bytes, on_text: Callable[[bytes], None]) -> None:
         self.closed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -79,13 +91,13 @@ class Connection(asyncio.Protocol):
             if end < 0:
                 self._buffer = data
                 return
-            assert data.startswith(b"HTTP/1.1 101 "), data[:200]
+            assert data.startswith(b"HTTP/1.1 %d " % self.ACCEPTED), data[:200]
             self.upgraded = True
             at = end + 4
-        self._buffer = data[self._read_frames(data, at) :]
+        self._buffer = data[self._read(data, at) :]
 
-    def _read_frames(self, data: bytes, at: int) -> int:
-        """Read all whole frames from a place on; returns where the first partial one begins."""
+    def _read(self, data: bytes, at: int) -> int:
+        """Read all that is whole from a place on; returns where the first partial frame begins."""
         on_text, available = self._on_text, len(data)
         while available - at >= 2:
             length, begin = data[at + 1], at + 2
@@ -153,12 +165,33 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
+class Stream(Connection):
+    """A stream of Server-Sent Events that hands over the data of each as it comes."""
+
+    ACCEPTED = 200
+
+    def _read(self, data: bytes, at: int) -> int:
+        while (end := data.find(b"\n\n", at)) >= 0:
+            fields = dict(line.partition(b": ")[::2] for line in data[at:end].split(b"\n"))
+            at = end + 2
+            if fields.get(b"event") == b"rt.close":
+                self._code = json.loads(fields[b"data"])["payload"]["code"]
+            elif b"data" in fields:
+                self._on_text(fields[b"data"])
+        return at
+
+    def close(self) -> None:
+        """End the connection: there is nothing to ask for."""
+        self.drop()
+
+
 async def connect(
     url: str,
     query: dict[str, str],
     on_text: Callable[[bytes], None],
     *,
     v2: bool = True,
+    sse: bool = False,
     buffer: int | None = None,
 ) -> Connection:
     """Connect a device; raises `OSError`. With a receive ``buffer`` of so many bytes.
@@ -174,10 +207,12 @@ async def connect(
             # Before the connection is there: the window is agreed on at its beginning.
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         await loop.sock_connect(plain, (address.hostname, address.port))
-        request = request_for(query, v2=v2)
-        _, connection = await loop.create_connection(
-            lambda: Connection(request, on_text), sock=plain
+        made = (
+            Stream(request_for_events(query), on_text)
+            if sse
+            else Connection(request_for(query, v2=v2), on_text)
         )
+        _, connection = await loop.create_connection(lambda: made, sock=plain)
     except BaseException:
         plain.close()
         raise

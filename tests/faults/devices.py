@@ -102,7 +102,8 @@ class Follower:
     """A device that comes back by its cursor whenever its connection ends, until `leave`.
 
     It connects to ``url()``, which may change. With ``silence`` (seconds) it gives up a
-    connection on which nothing came for so long.
+    connection on which nothing came for so long. It is connected by WebSocket, or with ``sse``
+    by Server-Sent Events.
     """
 
     def __init__(
@@ -113,7 +114,9 @@ class Follower:
         cursor: str | None = "earliest",
         buffer: int | None = None,
         silence: float | None = None,
+        sse: bool = False,
     ) -> None:
+        self._sse = sse
         self.place = Place(user, cursor)
         self.codes: Counter[int] = Counter()
         """How its connections ended."""
@@ -147,7 +150,7 @@ class Follower:
         if self.place.cursor is not None:
             query["lastEventId"] = self.place.cursor
         connection = self.connection = await connect(
-            self._url(), query, self._take, buffer=self._buffer
+            self._url(), query, self._take, buffer=self._buffer, sse=self._sse
         )
         try:
             if self._leaving:

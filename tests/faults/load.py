@@ -37,8 +37,8 @@ class Witness(Place):
 class Watcher(Follower):
     """A device that comes back by its cursor and keeps what it was told."""
 
-    def __init__(self, url: Callable[[], str], user: str) -> None:
-        super().__init__(url, user)
+    def __init__(self, url: Callable[[], str], user: str, *, sse: bool = False) -> None:
+        super().__init__(url, user, sse=sse)
         self.place = self.witness = Witness(user)
 
 
@@ -198,7 +198,11 @@ async def load(
                 Chatterer(url, "chat", names, chance, pads=pads, go=go),
                 *(Emitter(url, f"e{n}", names, chance, pads=pads, go=go) for n in range(emitters)),
             ],
-            [Watcher(lambda: service.public_url, name) for name in names * devices_each],
+            [
+                # Of each user's devices the first is connected by WebSocket, the second not, …
+                Watcher(lambda: service.public_url, name, sse=place // users % 2 == 1)
+                for place, name in enumerate(names * devices_each)
+            ],
             go,
             follow,
         )

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from archibald_rt.eventlog import Page
+from archibald_rt.eventstream import EventStream
 from archibald_rt.handlers.realtime import RealtimeHandler
+from archibald_rt.handlers.sse import EventsHandler
 from archibald_rt.outbox import Outbox
 from archibald_rt.session import Session
 from archibald_rt.socketdevice import SocketDevice
+from archibald_rt.streamdevice import StreamDevice
 from archibald_rt.websocket import Connection
 from faults.backends import BackEnd
 from faults.churn import Churn
@@ -82,7 +85,11 @@ async def test_a_day_of_connects_and_drops_leaves_nothing_behind(
 @pytest.mark.gen_test(timeout=120)
 async def test_connects_and_drops_leave_no_task_and_no_object_behind(tmp_path: Path) -> None:
     chance = random.Random(8)  # noqa: S311 - as above
-    kinds = (Session, Outbox, RealtimeHandler, SocketDevice, Connection, Page)
+    kinds = (
+        *(Session, Outbox, Page),
+        *(RealtimeHandler, SocketDevice, Connection),
+        *(EventsHandler, StreamDevice, EventStream),
+    )
 
     def kept() -> Counter[type]:
         gc.collect()
