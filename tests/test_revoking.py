@@ -157,15 +157,21 @@ async def parts(folder: Path, *, max_turned_away: int = 1000) -> AsyncIterator[P
         await made.close()
 
 
+LOOKS = 10
+"""How many looks in a row find what is stuck unchanged."""
+
+
 async def stuck(outbox: Outbox) -> int:
     """Wait until the kernel takes nothing more of what waits; returns how much it has taken."""
-    last, since = outbox.taken, time.monotonic()
+    last, looks = outbox.taken, 0
 
     def unchanged() -> bool:
-        nonlocal last, since
-        if outbox.taken != last:
-            last, since = outbox.taken, time.monotonic()
-        return outbox.size > 0 and time.monotonic() - since > 0.1
+        nonlocal last, looks
+        # What was put in a moment ago is handed over at the end of this turn of the loop, and
+        # time alone also passes where the machine gave the whole process none.
+        looks = looks + 1 if outbox.size and outbox.taken == last else 0
+        last = outbox.taken
+        return looks > LOOKS
 
     await eventually(unchanged)
     return outbox.taken
