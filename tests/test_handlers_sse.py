@@ -16,7 +16,7 @@ from archibald_rt import eventstream, streamdevice
 from archibald_rt.auth import jwks
 from archibald_rt.errors import LogBrokenError, LogUnavailableError
 from archibald_rt.eventlog.sqlite import SQLiteLog
-from archibald_rt.sse import RETRY
+from archibald_rt.sse import COMMENT, RETRY
 from eventstreams import Listening, ask, listen
 from issuer import Issuer, certificate_files, issuing, jwk, signed
 from support import Harness, eventually, harness, silenced, token
@@ -215,6 +215,33 @@ async def test_comments_come_while_nothing_else_does(
             await device.commented()
         await server.emit({"userId": "u", "type": "A"})
         await device.until("A")
+
+
+@pytest.mark.gen_test
+async def test_comments_do_not_pile_up_for_a_device_that_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamdevice, "COMMENT_EVERY", 0.05)
+    overrides = {"delivery.heartbeat": "100ms", "delivery.stall_timeout": "0"}
+    async with harness(tmp_path, overrides) as server, await listen(server, "v") as other:
+        async with await ask(server, {"token": token("u")}, receive_buffer=4096) as device:
+            await device.until("rt.live")
+            device.pause()
+
+            async def waits() -> bool:
+                await server.emit({"userId": "u", "type": "B", "payload": "x" * 60_000})
+                await other.commented()
+                return await waiting() > 0
+
+            async def waiting() -> int:
+                return int((await server.stats())["outboxBytes"])
+
+            await eventually(waits)
+            before = await waiting()
+            for _ in range(5):
+                await other.commented()
+            # The kernel may have taken more, and the other's is perhaps on its way.
+            assert await waiting() <= before + len(COMMENT)
 
 
 # Ends
