@@ -1,4 +1,4 @@
-"""The systemd units of docs/deploy, and a process run as they say, as far as it goes without systemd."""
+"""The systemd units of docs/deploy, read, and what they confine a process by."""
 
 import shlex
 import subprocess
