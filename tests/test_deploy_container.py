@@ -19,7 +19,6 @@ from signal import Signals
 import pytest
 
 from processes import PATIENCE, ServerProcess, environment
-from support import EMIT_TOKEN, SECRET
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,7 +98,7 @@ def test_a_server_runs_from_the_wheel_in_an_empty_folder(wheel: Path, tmp_path: 
     installed, empty = tmp_path / "installed", tmp_path / "empty"
     empty.mkdir()
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(installed)  # noqa: S202 - made above
+        archive.extractall(installed)
     log = Path(assigned["ARCHIBALD_RT_LOG_PATH"])
     assert log.parent == Path(said["VOLUME"]) == Path(said["WORKDIR"])
     # All interfaces are all of a container; here they would be this machine's.
