@@ -126,6 +126,13 @@ def test_the_timer_starts_the_backup() -> None:
     assert only(timer, "Install.WantedBy") == "timers.target"
 
 
+def test_the_page_leads_to_every_file_and_to_no_other() -> None:
+    page = (FOLDER.parent / "deploy.md").read_text()
+    assert set(re.findall(r"\]\(deploy/([\w.-]+)\)", page)) == {
+        path.name for path in FOLDER.iterdir()
+    }
+
+
 # As they say
 
 
