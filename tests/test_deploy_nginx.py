@@ -14,6 +14,8 @@ from typing import Self
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
 
+from browsing import browser
+from eventstreams import ask
 from processes import ServerProcess, serving
 from proxy import Nginx, nginx_before, outside
 from support import PATIENCE, SUBPROTOCOL, Device, Harness, eventually, handshake, token
@@ -80,6 +82,61 @@ async def test_devices_get_through_it_what_they_get_without(tmp_path: Path, upst
         assert refused.value.code == 403
         async with await harness.open({"token": "wrong"}) as nobody:
             assert await nobody.closed() == (1008, "Authentication failed")
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+@pytest.mark.gen_test
+async def test_an_event_stream_is_not_held_back_and_resumes(tmp_path: Path, upstream: str) -> None:
+    with behind_nginx(tmp_path, upstream) as (_server, _nginx, harness):
+        # By HTTP/1.0 the body comes in one piece and not in chunks, as the reader has it.
+        query = {"token": token("u")}
+        async with await ask(harness, query, version="1.0") as device:
+            assert device.status == 200
+            await device.until("rt.live")
+            for number in range(3):
+                await harness.emit({"userId": "u", "type": "A", "payload": number})
+                # It is here before the next is sent, so nothing waits for a full buffer.
+                assert (await device.next())["payload"] == number
+            cursor = device.events.last_id
+            device.drop()
+        await harness.emit({"userId": "u", "type": "B"})
+        again = {"Last-Event-ID": cursor}
+        async with await ask(harness, query, headers=again, version="1.0") as device:
+            assert (await device.until("B"))["prev"] == cursor
+            kicked = await harness.post("/internal/users/u/disconnect", b"{}")
+            assert kicked.code == 200
+            assert await device.closed() == (4002, "Disconnected")
+        async with await ask(harness, {"token": "wrong"}, version="1.0") as nobody:
+            assert nobody.status == 401
+
+
+STREAMS = """
+([token, count]) => {
+    window.got = [];
+    for (let n = 0; n < count; n++) {
+        const stream = new EventSource(`/events?token=${token}`);
+        stream.onmessage = (event) => window.got.push(JSON.parse(event.data).type);
+    }
+}
+"""
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.gen_test
+async def test_a_browser_has_more_event_streams_than_http_1_lets_it_have(tmp_path: Path) -> None:
+    with behind_nginx(tmp_path, "address") as (_server, nginx, harness):
+        async with browser(ignore_https_errors=True) as chromium:
+            # Any page of this origin will do.
+            page = await chromium.page(nginx.public_url)
+            await page.evaluate(STREAMS, [token("u"), 8])
+
+            async def all_listen() -> bool:
+                return bool((await harness.stats())["connections"]["total"] == 8)
+
+            await eventually(all_listen)
+            await harness.emit({"userId": "u", "type": "DONE"})
+            await page.wait_for_function("window.got.length === 8")
+            assert (await get(harness, "/healthz")).code == 200
 
 
 @pytest.mark.gen_test
