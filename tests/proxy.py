@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -51,15 +50,6 @@ class Nginx:
         self.plain_port = ports["http"]
         self.public_url = f"https://127.0.0.1:{self.port}"
         self.tls = ssl.create_default_context(cafile=folder / "tls" / "cert.pem")
-
-    def reload(self) -> None:
-        """Have it read its configuration again. It goes on before that is done."""
-        self._process.send_signal(signal.SIGHUP)
-
-    def workers(self) -> set[int]:
-        """Return the ids of its worker processes, those that are to end included."""
-        listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        return {int(pid) for pid in listed.split()}
 
     def logged(self) -> str:
         """Return all that it has logged, of every kind."""

@@ -303,20 +303,3 @@ async def test_a_restart_behind_it_refuses_nobody_and_devices_go_on(tmp_path: Pa
                     await asking.further(10)
                     await asking.stop()
         assert set(asking.answers) == {200}
-
-
-@pytest.mark.gen_test
-async def test_a_reload_of_nginx_cuts_no_stream(tmp_path: Path) -> None:
-    with behind_nginx(tmp_path, "address") as (_server, nginx, harness):
-        async with await harness.connect("u") as device:
-            await device.until("rt.live")
-            (before,) = nginx.workers()
-            nginx.reload()
-            # The old worker goes on for those that it has; the new one takes who comes.
-            await eventually(lambda: nginx.workers() > {before})
-            async with await harness.connect("u") as newcomer:
-                await newcomer.until("rt.live")
-                await harness.emit({"userId": "u", "type": "DONE"})
-                assert (await newcomer.next())["type"] == "DONE"
-                assert (await device.next())["type"] == "DONE"
-            assert before in nginx.workers()
