@@ -19,6 +19,7 @@ from typing import Any, Self
 from msgspec import UNSET
 
 from archibald_rt.emitter.connection import Address, Connection
+from archibald_rt.emitter.jobs import AsyncJob, OnError
 from archibald_rt.emitter.line import Line, Pending
 from archibald_rt.emitter.messages import (
     Emitted,
@@ -78,13 +79,16 @@ class Emitter:
         self._sender: asyncio.Task[None] | None = None
         self._batch: list[Pending] = []
         self._entered = self._closed = False
-        # A key of its own for each emission: this emitter's random part, and a number.
-        self._keys = (f"{secrets.token_hex(12)}-{number:x}" for number in count())
+        self._key_prefix = ""
+        self._key_numbers = count()
 
     async def __aenter__(self) -> Self:
         if self._entered or self._closed:
             raise RuntimeError("an emitter can be entered only once")
         self._entered = True
+        # A key of its own for each emission: a random part, and a number. Not made before it is
+        # entered: processes forked from one that made the emitter would all have the same.
+        self._key_prefix = secrets.token_hex(12)
         return self
 
     async def __aexit__(
@@ -131,6 +135,31 @@ class Emitter:
         """Emit an event to everybody, as `emit`; it goes by itself, in its place in the order."""
         return await self._emit(None, type, payload, durable, key, timestamp, conflate)
 
+    def job(
+        self,
+        user: str,
+        operation: str,
+        *,
+        job_id: str | None = None,
+        prefix: str = "JOB",
+        interval: float = 0.2,
+        on_error: OnError | None = None,
+    ) -> AsyncJob:
+        """Return a job to be entered by ``async with``, that tells the user how it goes.
+
+        ``JOB_STARTED`` at the begin of the block; ``JOB_PROGRESS`` by its `progress`, one each
+        ``interval`` seconds; ``JOB_COMPLETED`` at the end, or ``JOB_FAILED`` if it is left by an
+        exception, a cancellation too, which goes on. ``prefix`` replaces ``JOB``. ``job_id`` is a
+        random one where none is given; under one id none of the durable events is stored twice.
+
+        Only the end waits: for the answers, as long as `emit` does. What could not be told is
+        given to ``on_error`` then, or logged as a warning; it is no failure of the job.
+
+        Raises ValueError for an id that is too long.
+        """
+        options = {"job_id": job_id, "prefix": prefix, "interval": interval, "on_error": on_error}
+        return AsyncJob(self.emit, user, operation, **options)
+
     async def close(self) -> None:
         """Take nothing more and return when all that is pending is answered; twice is fine.
 
@@ -175,7 +204,9 @@ class Emitter:
                 UNSET if conflate is None else conflate,
             )
             own_key = key is None and durable is not False and conflate is None
-            head, key_part = emission_json(item, next(self._keys) if own_key else key or "")
+            if own_key:
+                key = f"{self._key_prefix}-{next(self._key_numbers):x}"
+            head, key_part = emission_json(item, key or "")
             pending = Pending(
                 head,
                 key_part,

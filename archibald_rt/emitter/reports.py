@@ -1,0 +1,135 @@
+"""What a job reports, on its way to the server: in order, and without holding up the job."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from threading import Lock
+from typing import Any, Protocol
+
+from archibald_rt.emitter.messages import Emitted
+from archibald_rt.errors import ArchibaldError
+
+_log = logging.getLogger("archibald_rt.emitter")
+
+
+class Emit(Protocol):
+    """How an emitter emits."""
+
+    def __call__(  # noqa: D102 - the class says it
+        self,
+        user: str,
+        type: str,  # noqa: A002 - the name on the wire
+        payload: Any,
+        *,
+        durable: bool | None,
+        key: str | None = None,
+        conflate: str | None = None,
+    ) -> Coroutine[Any, Any, Emitted]: ...
+
+
+class Reports:
+    """The events of one job: the first, any number of progress, the last.
+
+    All of it runs in the emitter's ``loop``, and is called there; `progress` may be called in any
+    thread. Payloads are JSON. One progress event is under way at a time, and
+    the next follows ``interval`` seconds after its answer: of those that come meanwhile the
+    latest is kept. At the end it is emitted at once, and the last event after it, without waiting
+    for any answer: a server that is away delays it only once.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        emit: Emit,
+        user: str,
+        *,
+        progress_type: str,
+        conflate: str,
+        interval: float,
+    ) -> None:
+        self._loop = loop
+        self._emit = emit
+        self._user = user
+        self._progress_type = progress_type
+        self._conflate = conflate
+        self._interval = interval
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._errors: list[ArchibaldError] = []
+        self._ending = asyncio.Event()
+        # These three are looked at by several threads.
+        self._lock = Lock()
+        self._latest: bytes | None = None
+        self._pumping = self._ended = False
+
+    def begin(self, type_: str, payload: bytes, key: str) -> None:
+        """Emit the first event; what becomes of it is known at the end."""
+        self._spawn(self._tell(type_, payload, key))
+
+    def progress(self, payload: bytes) -> None:
+        """Emit a progress event, soon, unless a later one overtakes it. Never waits or raises."""
+        with self._lock:
+            self._latest = payload
+            if self._pumping or self._ended:
+                return
+            self._pumping = True
+        # A loop that is closed has no devices to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(lambda: self._spawn(self._pump()))
+
+    def end(self, type_: str | None, payload: bytes, key: str) -> None:
+        """Emit the progress that is left and the last event, if there is to be one."""
+        with self._lock:
+            self._ended = True
+            left, self._latest = self._latest, None
+        self._ending.set()
+        if left is not None:
+            self._spawn(self._tell_progress(left))
+        if type_ is not None:
+            self._spawn(self._tell(type_, payload, key))
+
+    async def settled(self) -> Sequence[ArchibaldError]:
+        """Wait until all has its answer; return what went wrong with the first and the last.
+
+        To be called after `end`. Cancelled, it only waits no longer.
+        """
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        return self._errors
+
+    def _spawn(self, telling: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(telling, name="archibald_rt.emitter.job")
+        self._tasks.add(task)
+
+    async def _tell(self, type_: str, payload: bytes, key: str) -> None:
+        try:
+            await self._emit(self._user, type_, payload, durable=True, key=key)
+        except ArchibaldError as error:
+            self._errors.append(noted(error, type_, self._conflate))
+
+    async def _tell_progress(self, payload: bytes) -> None:
+        try:
+            await self._emit(
+                self._user, self._progress_type, payload, durable=False, conflate=self._conflate
+            )
+        except ArchibaldError as error:
+            _log.debug("%s of the job %s: %s", self._progress_type, self._conflate, error)
+
+    async def _pump(self) -> None:
+        while (payload := self._next()) is not None:
+            await self._tell_progress(payload)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._ending.wait()
+
+    def _next(self) -> bytes | None:
+        with self._lock:
+            payload, self._latest = self._latest, None
+            self._pumping = payload is not None
+        return payload
+
+
+def noted(error: ArchibaldError, type_: str, job: str) -> ArchibaldError:
+    """Add to an error which event of which job could not be told."""
+    error.add_note(f"{type_} of the job {job}")
+    return error
