@@ -1,0 +1,450 @@
+"""Jobs that tell their user how they go, with asyncio and without."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from archibald_rt.emitter import (
+    EmissionRefusedError,
+    Emitter,
+    EmitterClosedError,
+    Job,
+    NotEmittedError,
+    SyncEmitter,
+)
+from archibald_rt.errors import ArchibaldError
+from faults.proxy import proxied
+from support import EMIT_TOKEN, Device, eventually, harness
+
+NEVER = 3600.0
+"""An interval of progress that no test lives to see the end of."""
+
+Work: TypeAlias = Callable[[Job], object]
+
+
+class Player:
+    """Plays jobs at a server, with one of the two emitters."""
+
+    def __init__(self, kind: str, url: str, device: Device) -> None:
+        self.kind = kind
+        self.url = url
+        self.device = device
+
+    async def play(
+        self, work: Work, *, url: str | None = None, retry_for: float = 30.0, **options: Any
+    ) -> None:
+        """Do some work as a job of the user ``u``."""
+        where, options = url or self.url, {"job_id": "7", **options}
+        if self.kind == "async":
+            async with Emitter(where, EMIT_TOKEN, retry_for=retry_for) as emitter:
+                async with emitter.job("u", "submit-order", **options) as job:
+                    work(job)
+        else:
+            await asyncio.to_thread(self._play, work, where, retry_for, options)
+
+    def _play(self, work: Work, url: str, retry_for: float, options: dict[str, Any]) -> None:
+        with SyncEmitter(url, EMIT_TOKEN, retry_for=retry_for) as emitter:
+            with emitter.job("u", "submit-order", **options) as job:
+                work(job)
+
+    async def told(self) -> list[tuple[Any, ...]]:
+        """Return what the user was told: type without its prefix, progress, message."""
+        await self._mark()
+        seen = []
+        while (event := await self.device.next())["type"] != "MARK":
+            payload = event["payload"]
+            assert payload["jobId"] == "7"
+            assert payload["operation"] == "submit-order"
+            assert ("id" in event) == (not event["type"].endswith("_PROGRESS"))
+            kind = event["type"].removeprefix("JOB_")
+            seen.append((kind, payload["progress"], payload["message"]))
+        return seen
+
+    async def _mark(self) -> None:
+        async with Emitter(self.url, EMIT_TOKEN) as emitter:
+            await emitter.emit("u", "MARK")
+
+
+@asynccontextmanager
+async def playing(kind: str, folder: Path) -> AsyncIterator[Player]:
+    async with harness(folder) as server, await server.connect("u") as device:
+        await device.until("rt.live")
+        yield Player(kind, server.server.internal_url, device)
+
+
+both = pytest.mark.parametrize("kind", ["async", "sync"])
+
+STARTED = ("STARTED", 0, "submit-order started")
+
+
+@both
+@pytest.mark.gen_test
+async def test_a_job_is_told_from_its_start_to_its_end(kind: str, tmp_path: Path) -> None:
+    def work(job: Job) -> None:
+        assert job.id == "7"
+        job.progress(39.6, "checking stock")
+
+    async with playing(kind, tmp_path) as player:
+        await player.play(work)
+        assert await player.told() == [
+            STARTED,
+            ("PROGRESS", 40, "checking stock"),
+            ("COMPLETED", 100, "submit-order completed"),
+        ]
+        assert all("result" not in each["payload"] for each in player.device.seen[-4:-1])
+
+
+@both
+@pytest.mark.gen_test
+async def test_a_result_and_a_message_go_with_the_end(kind: str, tmp_path: Path) -> None:
+    def work(job: Job) -> None:
+        result = {"order": 1}
+        job.complete(result, "ordered")
+        result["order"] = 2
+
+    async with playing(kind, tmp_path) as player:
+        await player.play(work, prefix="JOB_ORDER")
+        assert await player.told() == [
+            ("ORDER_STARTED", 0, "submit-order started"),
+            ("ORDER_COMPLETED", 100, "ordered"),
+        ]
+        assert player.device.seen[-2]["payload"]["result"] == {"order": 1}
+
+
+@both
+@pytest.mark.gen_test
+async def test_a_job_that_raises_has_failed_and_its_exception_stays_inside(
+    kind: str, tmp_path: Path
+) -> None:
+    def work(job: Job) -> None:
+        job.progress(60, "writing")
+        job.complete({"order": 1})
+        raise LookupError("password of the warehouse: 1234")
+
+    async with playing(kind, tmp_path) as player:
+        with pytest.raises(LookupError, match="1234"):
+            await player.play(work)
+        assert (await player.told())[-1] == ("FAILED", 60, "submit-order failed")
+        assert not any("1234" in str(each) or "result" in str(each) for each in player.device.seen)
+
+
+@both
+@pytest.mark.parametrize("raises", [None, LookupError])
+@pytest.mark.gen_test
+async def test_a_reason_meant_for_the_user_is_told_whether_or_not_it_raises(
+    raises: type[Exception] | None, kind: str, tmp_path: Path
+) -> None:
+    def work(job: Job) -> None:
+        job.fail("the warehouse is closed")
+        if raises is not None:
+            raise raises
+
+    async with playing(kind, tmp_path) as player:
+        if raises is None:
+            await player.play(work)
+        else:
+            with pytest.raises(raises):
+                await player.play(work)
+        assert await player.told() == [STARTED, ("FAILED", 0, "the warehouse is closed")]
+
+
+@both
+@pytest.mark.gen_test
+async def test_what_is_said_last_of_the_end_holds(kind: str, tmp_path: Path) -> None:
+    def work(job: Job) -> None:
+        job.fail("no")
+        job.postpone("wait")
+        job.complete(message="yes")
+
+    async with playing(kind, tmp_path) as player:
+        await player.play(work)
+        assert (await player.told())[-1] == ("COMPLETED", 100, "yes")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.gen_test
+async def test_whatever_ends_a_job_is_told(error: type[BaseException], tmp_path: Path) -> None:
+    def work() -> None:
+        with SyncEmitter(player.url, EMIT_TOKEN) as emitter:
+            with pytest.raises(error), emitter.job("u", "submit-order", job_id="7"):
+                raise error
+
+    async with playing("sync", tmp_path) as player:
+        await asyncio.to_thread(work)
+        assert await player.told() == [STARTED, ("FAILED", 0, "submit-order was cancelled")]
+
+
+@pytest.mark.gen_test
+async def test_a_task_that_is_cancelled_tells_it_and_is_cancelled(tmp_path: Path) -> None:
+    async with playing("async", tmp_path) as player, Emitter(player.url, EMIT_TOKEN) as emitter:
+        inside = asyncio.Event()
+
+        async def work() -> None:
+            async with emitter.job("u", "submit-order", job_id="7"):
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await player.told() == [STARTED, ("FAILED", 0, "submit-order was cancelled")]
+
+
+@pytest.mark.gen_test
+async def test_a_task_that_is_cancelled_again_goes_and_its_end_is_told_all_the_same(
+    tmp_path: Path,
+) -> None:
+    async with playing("async", tmp_path) as player, proxied(player.url) as proxy:
+        async with Emitter(proxy.url, EMIT_TOKEN) as emitter:
+            inside = asyncio.Event()
+
+            async def work() -> None:
+                async with emitter.job("u", "submit-order", job_id="7"):
+                    inside.set()
+                    await asyncio.Event().wait()
+
+            proxy.stall()
+            task = asyncio.create_task(work())
+            await inside.wait()
+            await eventually(lambda: proxy.accepted)
+            for _ in range(2):
+                task.cancel()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+            assert task.done()
+            proxy.resume()
+        assert await player.told() == [STARTED, ("FAILED", 0, "submit-order was cancelled")]
+
+
+@both
+@pytest.mark.gen_test
+async def test_of_much_progress_the_first_and_the_last_are_told(kind: str, tmp_path: Path) -> None:
+    async with playing(kind, tmp_path) as player:
+
+        def work(job: Job) -> None:
+            for step in range(2001):
+                job.progress(step / 20, f"step {step}")
+
+        # Where the job runs beside the loop a later one may be the first to be told.
+        await player.play(work, interval=NEVER)
+        told = await player.told()
+        assert told[0] == STARTED
+        assert told[-2] == ("PROGRESS", 100, "step 2000")
+        assert told[-1] == ("COMPLETED", 100, "submit-order completed")
+        assert len(told) <= 4
+
+
+@both
+@pytest.mark.gen_test
+async def test_progress_that_comes_later_is_told_while_the_job_runs(
+    kind: str, tmp_path: Path
+) -> None:
+    async with playing(kind, tmp_path) as player:
+        loop = asyncio.get_running_loop()
+        seen: list[int] = []
+
+        async def until_seen() -> None:
+            seen.append((await player.device.until("JOB_PROGRESS"))["payload"]["progress"])
+
+        async with Emitter(player.url, EMIT_TOKEN) as emitter:
+            if kind == "async":
+                async with emitter.job("u", "submit-order", interval=0.01) as job:
+                    for percent in (1, 2, 3):
+                        job.progress(percent)
+                        await until_seen()
+                    # In any thread.
+                    await asyncio.to_thread(job.progress, 4)
+                    await until_seen()
+            else:
+
+                def work() -> None:
+                    with SyncEmitter(player.url, EMIT_TOKEN) as synchronous:
+                        with synchronous.job("u", "submit-order", interval=0.01) as job:
+                            for percent in (1, 2, 3, 4):
+                                job.progress(percent)
+                                asyncio.run_coroutine_threadsafe(until_seen(), loop).result()
+
+                await asyncio.to_thread(work)
+        assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.gen_test
+async def test_what_is_emitted_in_the_block_comes_between_start_and_end(tmp_path: Path) -> None:
+    async with playing("async", tmp_path) as player, Emitter(player.url, EMIT_TOKEN) as emitter:
+        async with emitter.job("u", "submit-order"):
+            await emitter.emit("u", "FILE_READY")
+        assert [(await player.device.next())["type"] for _ in range(3)] == [
+            "JOB_STARTED",
+            "FILE_READY",
+            "JOB_COMPLETED",
+        ]
+
+        def work() -> None:
+            with SyncEmitter(player.url, EMIT_TOKEN) as synchronous:
+                with synchronous.job("u", "submit-order"):
+                    synchronous.emit("u", "FILE_READY")
+
+        await asyncio.to_thread(work)
+        assert [(await player.device.next())["type"] for _ in range(3)] == [
+            "JOB_STARTED",
+            "FILE_READY",
+            "JOB_COMPLETED",
+        ]
+
+
+@both
+@pytest.mark.gen_test
+async def test_a_server_that_is_away_fails_no_job(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with playing(kind, tmp_path) as player, proxied(player.url) as proxy:
+        nobody = proxy.url
+    done: list[Job] = []
+
+    def work(job: Job) -> None:
+        job.progress(50)
+        done.append(job)
+
+    heard: list[ArchibaldError] = []
+    await player.play(work, url=nobody, retry_for=0.1, on_error=heard.append)
+    assert [type(each) for each in heard] == [NotEmittedError] * 2
+    assert [each.__notes__ for each in heard] == [
+        ["JOB_STARTED of the job 7"],
+        ["JOB_COMPLETED of the job 7"],
+    ]
+    with caplog.at_level(logging.WARNING, "archibald_rt.emitter"):
+        await player.play(work, url=nobody, retry_for=0.1)
+    assert len(done) == 2
+    told = [each.getMessage() for each in caplog.records if each.name == "archibald_rt.emitter"]
+    assert len(told) == 2
+    assert told[1].startswith("JOB_COMPLETED of the job 7 was not told: not emitted: ")
+
+    def failing(_job: Job) -> None:
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await player.play(failing, url=nobody, retry_for=0.1, on_error=heard.append)
+
+
+@both
+@pytest.mark.gen_test
+async def test_who_wants_to_hear_of_it_may_raise_it(kind: str, tmp_path: Path) -> None:
+    def raising(error: ArchibaldError) -> None:
+        raise error
+
+    async with playing(kind, tmp_path) as player:
+        with pytest.raises(EmissionRefusedError):
+            await player.play(lambda _: None, prefix="rt.", on_error=raising)
+
+
+@both
+@pytest.mark.gen_test
+async def test_a_job_that_runs_again_under_its_id_tells_nothing_twice(
+    kind: str, tmp_path: Path
+) -> None:
+    async with playing(kind, tmp_path) as player:
+        heard: list[ArchibaldError] = []
+        for _ in range(2):
+            await player.play(lambda job: job.complete([1]), on_error=heard.append)
+        assert heard == []
+        # Its first end stands.
+        await player.play(lambda job: job.complete([2]), on_error=heard.append)
+        assert isinstance(heard[0], EmissionRefusedError)
+        assert (heard[0].status, heard[0].field) == (409, "key")
+        assert await player.told() == [STARTED, ("COMPLETED", 100, "submit-order completed")]
+
+
+@both
+@pytest.mark.gen_test
+async def test_a_job_that_is_postponed_has_no_end_until_it_is_taken_up_again(
+    kind: str, tmp_path: Path
+) -> None:
+    def postponing(job: Job) -> None:
+        job.progress(30, "checking stock")
+        job.postpone("trying again")
+        raise LookupError
+
+    async with playing(kind, tmp_path) as player:
+        with pytest.raises(LookupError):
+            await player.play(postponing, interval=NEVER)
+        await player.play(lambda job: job.progress(60))
+        told = await player.told()
+        assert told[-3:] == [
+            ("PROGRESS", 30, "trying again"),
+            ("PROGRESS", 60, ""),
+            ("COMPLETED", 100, "submit-order completed"),
+        ]
+        assert [each for each in told if each[0] != "PROGRESS"] == [STARTED, told[-1]]
+
+
+@both
+@pytest.mark.gen_test
+async def test_progress_is_a_whole_number_of_percent(kind: str, tmp_path: Path) -> None:
+    cases = {-1: 0, 33.4: 33, 100.01: 100, 1e9: 100}
+    async with playing(kind, tmp_path) as player:
+        for number, given in enumerate(cases):
+            await player.play(
+                lambda job, given=given: job.progress(given),  # type: ignore[misc]  # its default binds this one
+                prefix=f"JOB_{number}",
+            )
+        told = [percent for kind, percent, _ in await player.told() if kind.endswith("PROGRESS")]
+        assert told == list(cases.values())
+
+
+@both
+@pytest.mark.gen_test
+async def test_what_json_has_not_is_an_error_of_who_says_it(kind: str, tmp_path: Path) -> None:
+    async with playing(kind, tmp_path) as player:
+        with pytest.raises(TypeError):
+            await player.play(lambda job: job.complete(object()))
+        assert await player.told() == [STARTED, ("FAILED", 0, "submit-order failed")]
+
+
+@pytest.mark.gen_test
+async def test_outside_its_block_a_job_says_nothing(tmp_path: Path) -> None:
+    async with playing("async", tmp_path) as player, Emitter(player.url, EMIT_TOKEN) as emitter:
+        job = emitter.job("u", "submit-order", job_id="7")
+        job.progress(10)
+        async with job:
+            pass
+        job.progress(20)
+        with pytest.raises(RuntimeError, match="once"):
+            async with job:
+                pass
+        assert [each[0] for each in await player.told()] == ["STARTED", "COMPLETED"]
+        for wrong in ("", "x" * 120):
+            with pytest.raises(ValueError, match="id"):
+                emitter.job("u", "submit-order", job_id=wrong)
+
+
+@pytest.mark.gen_test
+async def test_a_job_of_a_closed_emitter_runs_and_is_not_told(tmp_path: Path) -> None:
+    async with playing("async", tmp_path) as player:
+        heard: list[ArchibaldError] = []
+        async with Emitter(player.url, EMIT_TOKEN) as emitter:
+            pass
+        async with emitter.job("u", "submit-order", on_error=heard.append):
+            pass
+        synchronous = SyncEmitter(player.url, EMIT_TOKEN)
+        synchronous.close()
+        with synchronous.job("u", "submit-order", on_error=heard.append) as job:
+            job.progress(1)
+        assert {type(each) for each in heard} == {EmitterClosedError}
+        assert len(heard) == 3
+        synchronous = SyncEmitter(player.url, EMIT_TOKEN)
+
+        def closing_inside() -> None:
+            with synchronous.job("u", "submit-order", job_id="7", on_error=heard.append) as job:
+                synchronous.close()
+                job.progress(1)
+
+        await asyncio.to_thread(closing_inside)
+        assert len(heard) == 4
+        assert [each[0] for each in await player.told()] == ["STARTED"]
