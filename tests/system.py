@@ -1,5 +1,6 @@
 """What tests need of the machine: its programs, mounts, and the right to use them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+
+EXPRESS = Path(__file__).parent / "express"
+"""Where the packages of Node are that tests use."""
 
 _SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -71,7 +75,8 @@ def ext4(image: Path, at: Path) -> Iterator[Path]:
 def missing(need: str) -> str | None:
     """Say what this machine lacks; None where it has it.
 
-    A need is a program's name, or ``tmpfs`` or ``loop``: such a file system can be mounted.
+    A need is a program's name, or ``tmpfs`` or ``loop``: such a file system can be mounted; or
+    ``express``: that package of Node, which is installed beside the tests the first time.
     """
     if need in _ABILITIES:
         return _ABILITIES[need]()
@@ -111,4 +116,19 @@ def _tried(mount: Callable[[Path], AbstractContextManager[Path]]) -> str | None:
             return f"can't be mounted here: {error}"
 
 
-_ABILITIES = {"tmpfs": _tmpfs, "loop": _loop}
+@cache
+def _express() -> str | None:
+    if program("node") is None or program("npm") is None:
+        return "node and npm are not installed"
+    wanted = json.loads((EXPRESS / "package.json").read_text())["dependencies"]["express"]
+    installed = EXPRESS / "node_modules" / "express" / "package.json"
+    if installed.exists() and json.loads(installed.read_text())["version"] == wanted:
+        return None
+    # The version stands in package.json; a lock file would name the registry it was made with.
+    command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"]
+    command += ["--ignore-scripts", "--loglevel=error"]
+    done = subprocess.run(command, cwd=EXPRESS, capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else f"npm install: {done.stderr.strip()}"
+
+
+_ABILITIES = {"tmpfs": _tmpfs, "loop": _loop, "express": _express}

@@ -15,8 +15,8 @@ PAGE = ROOT / "docs" / "guarantees.md"
 SUITE = sorted((ROOT / "tests" / "faults").glob("test_*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
-# What a test needs that may mount a file system (tests/system.py).
-ABILITIES = {"tmpfs": {"mount"}, "loop": {"mount", "mkfs.ext4"}}
+# The programs behind what tests need besides programs (tests/system.py).
+ABILITIES = {"tmpfs": {"mount"}, "loop": {"mount", "mkfs.ext4"}, "express": {"node", "npm"}}
 
 
 def marked(marker: str, tests: list[Path]) -> Counter[str]:
