@@ -251,21 +251,21 @@ async def play(folder: Path) -> Story:
 
         console.print("[bold]A job of ada's runs.")
         await emit("ada", "JOB_STARTED", jobId=7)
-        await emit("ada", "JOB_PROGRESS", jobId=7, percent=25)
+        await emit("ada", "JOB_PROGRESS", jobId=7, progress=25)
         await phone.read_until("JOB_PROGRESS")
 
         console.print("[bold]ada's phone loses its connection. The job goes on.")
         phone.drop()
         before = len(emitted)
-        await emit("ada", "JOB_PROGRESS", jobId=7, percent=50)
+        await emit("ada", "JOB_PROGRESS", jobId=7, progress=50)
         await emit("ada", "FILE_READY", jobId=7, file="a.pdf")
         await emit("ben", "JOB_STARTED", jobId=8)
-        await emit("ada", "JOB_PROGRESS", jobId=7, percent=75)
+        await emit("ada", "JOB_PROGRESS", jobId=7, progress=75)
         missed = [each.name for each in emitted[before:] if each.user == "ada"]
 
         console.print("[bold]The phone comes back, with the cursor it kept.")
         await phone.connect(at, ada)
-        await emit("ada", "JOB_PROGRESS", jobId=7, percent=100)
+        await emit("ada", "JOB_PROGRESS", jobId=7, progress=100)
         await emit("ada", "JOB_COMPLETED", jobId=7)
         await emit("ben", "JOB_COMPLETED", jobId=8)
         await laptop.read_until("JOB_COMPLETED")

@@ -184,20 +184,25 @@ def test_the_first_event_of_the_readme_comes_about(server: Running, tmp_path: Pa
     assert got == ["JOB_STARTED", *["JOB_PROGRESS"] * 5, "JOB_COMPLETED"]
 
 
-def test_the_example_of_the_emitter_emits(server: Running, tmp_path: Path) -> None:
+def test_the_examples_of_the_emitter_emit(server: Running, tmp_path: Path) -> None:
     example = tmp_path / "example.py"
-    (text,) = blocks((ROOT / "docs" / "emitter.md").read_text(), "python")
-    example.write_text(server.here(text))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(example)],
-        env=server.environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.stderr == ""
-    assert re.fullmatch(r"[0-9a-f]+:\d+ 0\n", done.stdout)
+    printed = []
+    for text in blocks((ROOT / "docs" / "emitter.md").read_text(), "python"):
+        example.write_text(server.here(text))
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(example)],
+            env=server.environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.stderr == ""
+        printed.append(done.stdout)
+    with_asyncio, without, job = printed
+    for line in (with_asyncio, without):
+        assert re.fullmatch(r"[0-9a-f]+:\d+ 0\n", line)
+    assert re.fullmatch(r"[0-9a-f]{32}\n", job)
 
 
 def pass_on(output: IO[str], lines: "Queue[str]") -> None:

@@ -118,14 +118,10 @@ def write_order(order):
     return order * 100
 """
 
-# The broker is a folder: what a reader's own is makes no difference to the recipe.
 CELERY_APP = """
-import tasks
 from tasks import app, submit_order
 
-app.conf.broker_transport_options = {
-    "data_folder_in": "broker", "data_folder_out": "broker", "polling_interval": 0.02,
-}
+app.conf.broker_connection_retry_on_startup = True
 app.conf.worker_max_tasks_per_child = 2
 submit_order.default_retry_delay = 0
 """
@@ -138,12 +134,18 @@ for order in (7, 13):
 """
 
 
+@pytest.mark.needs("redis-server")
 @pytest.mark.gen_test
 async def test_the_task_of_celery_is_told_once_however_often_it_is_tried(tmp_path: Path) -> None:
-    (tmp_path / "broker").mkdir()
-    async with listening(tmp_path) as (server, _proxy, device):
+    socket = tmp_path / "redis.sock"
+    redis = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", ""]
+    async with (
+        listening(tmp_path) as (server, _proxy, device),
+        running(tmp_path, *redis) as serving,
+    ):
+        await printed(serving, "([Rr]eady to accept connections)")
         put(tmp_path, server.server.internal_url, yours_py=CELERY_YOURS, worker_py=CELERY_APP)
-        broker = {"BROKER_URL": "filesystem://"}
+        broker = {"BROKER_URL": f"redis+socket://{socket}"}
         words = ["-m", "celery", "-A", "worker", "worker", "--pool", "prefork", "-c", "2"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         async with (
