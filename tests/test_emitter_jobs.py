@@ -326,6 +326,12 @@ async def test_a_server_that_is_away_fails_no_job(
     assert len(told) == 2
     assert told[1].startswith("JOB_COMPLETED of the job 7 was not told: not emitted: ")
 
+    del heard[:]
+    async with Emitter(nobody, EMIT_TOKEN, retry_for=0.1) as emitter:
+        async with emitter.job("\ud800", "submit-order", on_error=heard.append) as job:
+            job.progress(1)
+    assert ["surrogates" in str(each) for each in heard] == [True] * 2
+
     def failing(_job: Job) -> None:
         raise LookupError("mine")
 
@@ -387,7 +393,7 @@ async def test_a_job_that_is_postponed_has_no_end_until_it_is_taken_up_again(
 @both
 @pytest.mark.gen_test
 async def test_progress_is_a_whole_number_of_percent(kind: str, tmp_path: Path) -> None:
-    cases = {-1: 0, 33.4: 33, 100.01: 100, 1e9: 100}
+    cases = {-1: 0, 33.4: 33, 100.01: 100, float("inf"): 100, float("nan"): 0}
     async with playing(kind, tmp_path) as player:
         for number, given in enumerate(cases):
             await player.play(
@@ -419,6 +425,8 @@ async def test_outside_its_block_a_job_says_nothing(tmp_path: Path) -> None:
             async with job:
                 pass
         assert [each[0] for each in await player.told()] == ["STARTED", "COMPLETED"]
+        with pytest.raises(RuntimeError, match="async with"):
+            Emitter(player.url, EMIT_TOKEN).job("u", "submit-order")
         for wrong in ("", "x" * 120):
             with pytest.raises(ValueError, match="id"):
                 emitter.job("u", "submit-order", job_id=wrong)

@@ -220,7 +220,9 @@ def test_in_its_own_thread_it_says_so_instead_of_waiting_for_ever() -> None:
 
 BEGIN = """
 import os, signal, sys, threading, time
-from archibald_rt.emitter import EmitterClosedError, OutcomeUnknownError, SyncEmitter
+from archibald_rt.emitter import (
+    EmitterClosedError, NotEmittedError, OutcomeUnknownError, SyncEmitter,
+)
 
 url, token = sys.argv[1:]
 emitter = SyncEmitter(url, token)
@@ -317,6 +319,29 @@ emit_all("LAST")
                 seen[event["type"]].append(event["payload"])
             await program.end()
         assert seen == expected
+
+
+@pytest.mark.gen_test
+async def test_a_process_without_descriptors_is_told_so_and_emits_when_it_has_some(
+    tmp_path: Path,
+) -> None:
+    text = """
+import resource
+# asyncio forgets the half of a loop that it could make, and stumbles over it.
+sys.unraisablehook = lambda _: None
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+try:
+    emitter.emit("u", "A", 1)
+except NotEmittedError as error:
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    print(error, flush=True)
+emitter.emit("u", "A", 2)
+"""
+    async with network(tmp_path) as (proxy, device), script(text, proxy.url) as program:
+        assert await program.line() == "not emitted: Too many open files"
+        await program.end()
+        assert await payloads(device, 1) == [2]
 
 
 @pytest.mark.gen_test

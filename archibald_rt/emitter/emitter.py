@@ -157,6 +157,7 @@ class Emitter:
 
         Raises ValueError for an id that is too long.
         """
+        self._look_entered()
         options = {"job_id": job_id, "prefix": prefix, "interval": interval, "on_error": on_error}
         return AsyncJob(self.emit, user, operation, **options)
 
@@ -177,6 +178,10 @@ class Emitter:
         finally:
             self._connection.close()
 
+    def _look_entered(self) -> None:
+        if not self._entered:
+            raise RuntimeError("an emitter is used inside its `async with`")
+
     async def _emit(
         self,
         user: str | None,
@@ -187,8 +192,7 @@ class Emitter:
         timestamp: str | None,
         conflate: str | None,
     ) -> Emitted:
-        if not self._entered:
-            raise RuntimeError("an emitter is used inside its `async with`")
+        self._look_entered()
         if self._closed:
             raise EmitterClosedError("the emitter is closed")
         loop = asyncio.get_running_loop()

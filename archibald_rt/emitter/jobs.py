@@ -15,6 +15,7 @@ from typing import Any, Self, TypeAlias
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from archibald_rt.emitter.messages import payload_json
 from archibald_rt.emitter.reports import Emit, Reports
@@ -26,7 +27,7 @@ _LONGEST_ID = 120
 _log = logging.getLogger("archibald_rt.emitter")
 
 
-class _State(msgspec.Struct):
+class _State(msgspec.Struct, frozen=True):
     """The payload of a job's events, as ``scripts/run_job.py`` has it, too."""
 
     jobId: str  # noqa: N815 - the name on the wire
@@ -67,6 +68,7 @@ class Job:
         self._state = _State(self._id, operation, 0, f"{operation} started")
         self._first = payload_json(self._state)
         self._completed = f"{operation} completed"
+        self._result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
         self._failed: str | None = None
         self._postponed = False
         self._reports: Reports | None = None
@@ -85,9 +87,9 @@ class Job:
         Not every call is an event: of several within the interval the last one is sent. What
         becomes of it is not heard of. Outside the job's block it does nothing.
         """
-        state = self._state
-        state.progress = round(min(max(percent, 0), 100))
-        state.message = message
+        # The order of the comparisons makes 0 of what is no number.
+        whole = round(min(100, max(0, percent)))
+        self._state = state = replace(self._state, progress=whole, message=message)
         if self._reports is not None and self._is_here():
             self._reports.progress(bytes(payload_json(state)))
 
@@ -98,10 +100,10 @@ class Job:
         payload as it is now; the message is "… completed" where none is given. Raises TypeError
         or ValueError for what JSON has not. A call of `fail` before it is void.
         """
-        encoded = payload_json(result)
+        self._result = msgspec.UNSET if result is None else payload_json(result)
         self._failed, self._postponed = None, False
-        self._state.result = msgspec.UNSET if result is None else encoded
-        self._completed = self._completed if message is None else message
+        if message is not None:
+            self._completed = message
 
     def fail(self, message: str) -> None:
         """Have the job end as failed, and say why in words that are meant for the user.
@@ -148,14 +150,14 @@ class Job:
         """Return the last event's type, payload and key for a block that is left by an error."""
         if self._postponed:
             return None, b"", ""
-        state = self._state
         if error is None and self._failed is None:
-            outcome, state.progress, state.message = "COMPLETED", 100, self._completed
+            outcome, message = "COMPLETED", self._completed
+            state = replace(self._state, progress=100, message=message, result=self._result)
         else:
             # An exception's text may hold anything; it was not written for the user.
             how = "failed" if error is None or isinstance(error, Exception) else "was cancelled"
-            outcome, state.result = "FAILED", msgspec.UNSET
-            state.message = self._failed or f"{state.operation} {how}"
+            outcome, message = "FAILED", self._failed or f"{self._state.operation} {how}"
+            state = replace(self._state, message=message)
         return f"{self._prefix}_{outcome}", bytes(payload_json(state)), self._key(outcome)
 
     def _key(self, outcome: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Protocol
 
-from archibald_rt.emitter.messages import Emitted
+from archibald_rt.emitter.messages import Emitted, NotEmittedError
 from archibald_rt.errors import ArchibaldError
 
 _log = logging.getLogger("archibald_rt.emitter")
@@ -106,13 +106,17 @@ class Reports:
             await self._emit(self._user, type_, payload, durable=True, key=key)
         except ArchibaldError as error:
             self._errors.append(noted(error, type_, self._conflate))
+        except (TypeError, ValueError) as error:
+            # Such as a user's id that UTF-8 has not.
+            refused = NotEmittedError(f"not emitted: {error}")
+            self._errors.append(noted(refused, type_, self._conflate))
 
     async def _tell_progress(self, payload: bytes) -> None:
         try:
             await self._emit(
                 self._user, self._progress_type, payload, durable=False, conflate=self._conflate
             )
-        except ArchibaldError as error:
+        except (ArchibaldError, TypeError, ValueError) as error:
             _log.debug("%s of the job %s: %s", self._progress_type, self._conflate, error)
 
     async def _pump(self) -> None:

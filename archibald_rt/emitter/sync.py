@@ -158,8 +158,9 @@ class SyncEmitter:
         with process.lock:
             if self._closed:
                 raise EmitterClosedError("the emitter is closed")
-            if process.thread is None:
-                process.thread = LoopThread(self._make)
+            # Lost: this process has the number of one that it was forked from.
+            if process.thread is None or process.thread.lost:
+                process.thread = LoopThread(self._make())
                 # When the interpreter exits, or when nobody has the emitter any more.
                 weakref.finalize(self, process.thread.stop)
             return process.thread

@@ -38,35 +38,36 @@ class _Loop(asyncio.SelectorEventLoop):
 class LoopThread:
     """An emitter in a loop of its own, in a daemon thread of this process, until `stop`.
 
-    Calls may come from any other thread, and are taken in the order in which they come. Raises
-    NotEmittedError where no thread can be started.
+    The emitter is entered and closed here. Calls may come from any other thread, and are taken in
+    the order in which they come. Raises NotEmittedError where there is no thread or no
+    descriptor to be had.
     """
 
-    def __init__(self, make: Callable[[], Emitter]) -> None:
-        self._make = make
+    def __init__(self, emitter: Emitter) -> None:
+        self.emitter = emitter
         self._pid = os.getpid()
         # Held where something is put into the loop: whatever was, before it stops, is answered.
         self._lock = RLock()
         self._stopped = False
         self._stopping = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
-        self._ready: Future[tuple[asyncio.AbstractEventLoop, Emitter]] = Future()
+        self._ready: Future[None] = Future()
         self._thread = Thread(target=self._run, name="archibald_rt.emitter", daemon=True)
+        try:
+            self.loop = _Loop()
+        except OSError as error:
+            raise NotEmittedError(f"not emitted: {error.strerror}") from error
         try:
             self._thread.start()
         except RuntimeError as error:
             # Since 3.12 Python starts none once the main thread has ended.
+            self.loop.close()
             raise NotEmittedError(f"not emitted: {error}") from error
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, which is there a moment after the start."""
-        return self._ready.result()[0]
-
-    @property
-    def emitter(self) -> Emitter:
-        """The emitter, to be used in the loop."""
-        return self._ready.result()[1]
+    def lost(self) -> bool:
+        """Whether its thread is gone without having been stopped, as in a forked process."""
+        return not self._stopped and not self._thread.is_alive()
 
     def call(self, make: Callable[[Emitter], Coroutine[Any, Any, _T]]) -> _T:
         """Run a coroutine of the emitter there and return what it returns or raises.
@@ -77,10 +78,10 @@ class LoopThread:
         """
         if current_thread() is self._thread:
             raise RuntimeError("the emitter's own thread can't wait for itself")
-        loop, emitter = self._ready.result()
+        self._ready.result()
         with self._lock:
             self._look_open()
-            future = asyncio.run_coroutine_threadsafe(make(emitter), loop)
+            future = asyncio.run_coroutine_threadsafe(make(self.emitter), self.loop)
         try:
             return future.result()
         except BaseException:
@@ -90,10 +91,10 @@ class LoopThread:
 
     def soon(self, callback: Callable[[], object]) -> None:
         """Call something there, without waiting; raises EmitterClosedError once it was stopped."""
-        loop = self.loop
+        self._ready.result()
         with self._lock:
             self._look_open()
-            loop.call_soon_threadsafe(callback)
+            self.loop.call_soon_threadsafe(callback)
 
     def stop(self) -> None:
         """Take nothing more, wait until all is answered, and end the thread; twice is fine.
@@ -103,11 +104,11 @@ class LoopThread:
         """
         if self._pid != os.getpid():
             return
-        loop = self.loop
+        self._ready.result()
         with self._lock:
             if not self._stopped:
                 self._stopped = True
-                loop.call_soon_threadsafe(self._stopping.set)
+                self.loop.call_soon_threadsafe(self._stopping.set)
         # What is forgotten and not closed may be collected in any thread.
         if current_thread() is self._thread:
             return
@@ -116,7 +117,7 @@ class LoopThread:
         except BaseException:
             # The loop may have closed meanwhile.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._cut_off)
+                self.loop.call_soon_threadsafe(self._cut_off)
             raise
 
     def _look_open(self) -> None:
@@ -128,13 +129,14 @@ class LoopThread:
             self._serving.cancel()
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=_Loop) as runner, suppress(asyncio.CancelledError):
+        made = asyncio.Runner(loop_factory=lambda: self.loop)
+        with made as runner, suppress(asyncio.CancelledError):
             runner.run(self._serve())
 
     async def _serve(self) -> None:
         self._serving = asyncio.current_task()
-        async with self._make() as emitter:
-            self._ready.set_result((asyncio.get_running_loop(), emitter))
+        async with self.emitter:
+            self._ready.set_result(None)
             try:
                 await self._stopping.wait()
                 # Everything in this loop is an emission, or a job that still has some.
@@ -143,7 +145,7 @@ class LoopThread:
             except asyncio.CancelledError:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(0):
-                        await emitter.close()
+                        await self.emitter.close()
                 # Those who were answered by that have their turns to hear it.
                 if others := _others():
                     await asyncio.wait(others, timeout=1)
