@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +22,7 @@ from archibald_rt.emitter import (
 )
 from archibald_rt.errors import ArchibaldError
 from faults.proxy import proxied
-from support import EMIT_TOKEN, Device, eventually, harness
+from support import EMIT_TOKEN, PATIENCE, Device, eventually, harness
 
 NEVER = 3600.0
 """An interval of progress that no test lives to see the end of."""
@@ -97,6 +100,23 @@ async def test_a_job_is_told_from_its_start_to_its_end(kind: str, tmp_path: Path
             ("COMPLETED", 100, "submit-order completed"),
         ]
         assert all("result" not in each["payload"] for each in player.device.seen[-4:-1])
+
+
+@pytest.mark.gen_test
+async def test_the_script_that_plays_a_job_tells_it_in_the_same_way(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "scripts" / "run_job.py"
+    words = ["u", "--job-id", "7", "--steps", "1", "--seconds", "0"]
+    async with playing("async", tmp_path) as player:
+        given = {"ARCHIBALD_RT_URL": player.url, "ARCHIBALD_RT_EMIT_TOKEN": EMIT_TOKEN}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(script), *words), env=os.environ | given, stdout=PIPE, stderr=PIPE
+        )
+        await asyncio.wait_for(process.communicate(), PATIENCE.total_seconds())
+        played = await player.told()
+        await player.play(lambda job: job.progress(100, "step 1 of 1"), prefix="JOB_AS_WELL")
+        told = [(kind.removeprefix("AS_WELL_"), *rest) for kind, *rest in await player.told()]
+        assert told == played
+        assert len(told) == 3
 
 
 @both
