@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -218,6 +219,25 @@ async def test_a_task_that_is_cancelled_tells_it_and_is_cancelled(tmp_path: Path
 
 
 @pytest.mark.gen_test
+async def test_a_task_that_is_cancelled_while_it_enters_tells_the_end_of_what_it_began(
+    tmp_path: Path,
+) -> None:
+    async with playing("async", tmp_path) as player, Emitter(player.url, EMIT_TOKEN) as emitter:
+
+        async def work() -> None:
+            async with emitter.job("u", "submit-order", job_id="7"):
+                raise AssertionError("it was cancelled before")
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await player.device.until("JOB_FAILED")
+        assert [each["type"] for each in player.device.seen[-2:]] == ["JOB_STARTED", "JOB_FAILED"]
+
+
+@pytest.mark.gen_test
 async def test_a_task_that_is_cancelled_again_goes_and_its_end_is_told_all_the_same(
     tmp_path: Path,
 ) -> None:
@@ -293,6 +313,51 @@ async def test_progress_that_comes_later_is_told_while_the_job_runs(
 
                 await asyncio.to_thread(work)
         assert seen == [1, 2, 3, 4]
+
+
+@both
+@pytest.mark.gen_test
+async def test_progress_said_after_the_end_is_not_told(kind: str, tmp_path: Path) -> None:
+    jobs: list[Job] = []
+
+    def work(job: Job) -> None:
+        job.progress(10)
+        jobs.append(job)
+
+    async with playing(kind, tmp_path) as player:
+        async with Emitter(player.url, EMIT_TOKEN) as emitter:
+            async with emitter.job("u", "submit-order", job_id="7", interval=0.01) as job:
+                job.progress(10)
+                await player.device.until("JOB_PROGRESS")
+            # The timer for the next one is still to come; this one, set later, ends after it.
+            job.progress(20)
+            await asyncio.sleep(0.02)
+            assert await player.told() == [("COMPLETED", 100, "submit-order completed")]
+        await player.play(work, prefix="JOB_2")
+        jobs[0].progress(20)
+        assert [each[1] for each in await player.told()] == [0, 10, 100]
+
+
+@pytest.mark.gen_test
+async def test_closing_waits_for_no_interval_of_a_job_that_goes_on(tmp_path: Path) -> None:
+    async with playing("sync", tmp_path) as player:
+        emitter = SyncEmitter(player.url, EMIT_TOKEN)
+        inside, closed = threading.Event(), threading.Event()
+        heard: list[ArchibaldError] = []
+
+        def work() -> None:
+            with emitter.job("u", "submit-order", interval=NEVER, on_error=heard.append) as job:
+                job.progress(10)
+                inside.set()
+                closed.wait(PATIENCE.total_seconds())
+
+        working = asyncio.create_task(asyncio.to_thread(work))
+        await asyncio.to_thread(inside.wait, PATIENCE.total_seconds())
+        await player.device.until("JOB_PROGRESS")
+        await asyncio.wait_for(asyncio.to_thread(emitter.close), PATIENCE.total_seconds())
+        closed.set()
+        await working
+        assert [type(each) for each in heard] == [EmitterClosedError]
 
 
 @pytest.mark.gen_test

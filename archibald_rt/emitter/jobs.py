@@ -180,8 +180,13 @@ class AsyncJob(Job):
         self._enter()
         reports = self._report(asyncio.get_running_loop(), self._emit)
         reports.begin(*self._started())
-        # Its task has its first turn now, so that what is emitted next comes after it.
-        await asyncio.sleep(0)
+        try:
+            # Its task has its first turn now, so that what is emitted next comes after it.
+            await asyncio.sleep(0)
+        except BaseException as error:
+            # A block that isn't entered isn't left either.
+            reports.end(*self._ended(error))
+            raise
         return self
 
     async def __aexit__(

@@ -56,7 +56,6 @@ class Reports:
         self._interval = interval
         self._tasks: set[asyncio.Task[None]] = set()
         self._errors: list[ArchibaldError] = []
-        self._ending = asyncio.Event()
         # These three are looked at by several threads.
         self._lock = Lock()
         self._latest: bytes | None = None
@@ -69,20 +68,21 @@ class Reports:
     def progress(self, payload: bytes) -> None:
         """Emit a progress event, soon, unless a later one overtakes it. Never waits or raises."""
         with self._lock:
+            if self._ended:
+                return
             self._latest = payload
-            if self._pumping or self._ended:
+            if self._pumping:
                 return
             self._pumping = True
         # A loop that is closed has no devices to tell.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(lambda: self._spawn(self._pump()))
+            self._loop.call_soon_threadsafe(self._pump)
 
     def end(self, type_: str | None, payload: bytes, key: str) -> None:
         """Emit the progress that is left and the last event, if there is to be one."""
         with self._lock:
             self._ended = True
             left, self._latest = self._latest, None
-        self._ending.set()
         if left is not None:
             self._spawn(self._tell_progress(left))
         if type_ is not None:
@@ -97,9 +97,11 @@ class Reports:
             await asyncio.wait(self._tasks)
         return self._errors
 
-    def _spawn(self, telling: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, telling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(telling, name="archibald_rt.emitter.job")
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _tell(self, type_: str, payload: bytes, key: str) -> None:
         try:
@@ -119,18 +121,15 @@ class Reports:
         except (ArchibaldError, TypeError, ValueError) as error:
             _log.debug("%s of the job %s: %s", self._progress_type, self._conflate, error)
 
-    async def _pump(self) -> None:
-        while (payload := self._next()) is not None:
-            await self._tell_progress(payload)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval):
-                    await self._ending.wait()
-
-    def _next(self) -> bytes | None:
+    def _pump(self) -> None:
         with self._lock:
             payload, self._latest = self._latest, None
             self._pumping = payload is not None
-        return payload
+        if payload is not None:
+            # A timer and no task: closing an emitter waits for tasks, and the interval may be long.
+            self._spawn(self._tell_progress(payload)).add_done_callback(
+                lambda _: self._loop.call_later(self._interval, self._pump)
+            )
 
 
 def noted(error: ArchibaldError, type_: str, job: str) -> ArchibaldError:
