@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 import pytest
 
 from archibald_rt.emitter import (
+    AsyncJob,
     EmissionRefusedError,
+    Emitted,
     Emitter,
     EmitterClosedError,
     Job,
@@ -177,14 +179,55 @@ async def test_a_reason_meant_for_the_user_is_told_whether_or_not_it_raises(
 @both
 @pytest.mark.gen_test
 async def test_what_is_said_last_of_the_end_holds(kind: str, tmp_path: Path) -> None:
-    def work(job: Job) -> None:
+    def failed_before(job: Job) -> None:
         job.fail("no")
+        job.complete(message="yes")
+
+    def postponed_before(job: Job) -> None:
         job.postpone("wait")
         job.complete(message="yes")
 
+    def completed_before(job: Job) -> None:
+        job.complete([1])
+        job.postpone("wait")
+        job.fail("no")
+
     async with playing(kind, tmp_path) as player:
-        await player.play(work)
-        assert (await player.told())[-1] == ("COMPLETED", 100, "yes")
+        for number, work in enumerate((failed_before, postponed_before, completed_before)):
+            await player.play(work, prefix=f"JOB_{number}")
+        told = [each for each in await player.told() if each[0].endswith("ED")]
+        assert told[1::2] == [
+            ("0_COMPLETED", 100, "yes"),
+            ("1_COMPLETED", 100, "yes"),
+            ("2_FAILED", 0, "no"),
+        ]
+
+
+@pytest.mark.gen_test
+async def test_progress_is_transient_and_replaces_what_a_slow_device_has_not_had() -> None:
+    sent: list[tuple[str, bool | None, str | None, str | None]] = []
+
+    async def emit(
+        user: str,
+        type: str,  # noqa: A002 - the name on the wire
+        payload: Any,
+        *,
+        durable: bool | None,
+        key: str | None = None,
+        conflate: str | None = None,
+    ) -> Emitted:
+        assert (user, bool(payload)) == ("u", True)
+        sent.append((type, durable, key, conflate))
+        return Emitted("e:1", "", durable=bool(durable), duplicate=False, delivered=1)
+
+    options = {"job_id": "7", "prefix": "JOB", "interval": 0.2, "on_error": None}
+    async with AsyncJob(emit, "u", "submit-order", **options) as job:
+        job.progress(1)
+    assert sent == [
+        ("JOB_STARTED", True, "JOB_STARTED:7", None),
+        ("JOB_PROGRESS", False, None, "7"),
+        ("JOB_COMPLETED", True, "JOB_COMPLETED:7", None),
+    ]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
