@@ -345,6 +345,24 @@ emit_all("LAST")
 
 
 @pytest.mark.gen_test
+async def test_a_process_that_has_the_number_of_one_before_it_emits_for_itself(
+    tmp_path: Path,
+) -> None:
+    text = """
+emitter.emit("u", "A", 1)
+if (child := os.fork()) == 0:
+    # As if the parent had had the number that the system gave this one.
+    emitter._processes[os.getpid()] = emitter._processes[os.getppid()]
+    emitter.emit("u", "A", 2)
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+"""
+    async with network(tmp_path) as (proxy, device), script(text, proxy.url) as program:
+        await program.end()
+        assert await payloads(device, 2) == [1, 2]
+
+
+@pytest.mark.gen_test
 async def test_a_process_without_descriptors_is_told_so_and_emits_when_it_has_some(
     tmp_path: Path,
 ) -> None:
