@@ -358,6 +358,25 @@ async def test_progress_that_comes_later_is_told_while_the_job_runs(
         assert seen == [1, 2, 3, 4]
 
 
+@pytest.mark.gen_test
+async def test_within_an_interval_no_second_progress_is_told_before_the_end(
+    tmp_path: Path,
+) -> None:
+    async with playing("async", tmp_path) as player, Emitter(player.url, EMIT_TOKEN) as emitter:
+        async with emitter.job("u", "submit-order", interval=NEVER) as job:
+            job.progress(10)
+            await player.device.until("JOB_PROGRESS")
+            job.progress(20)
+            # What could be told by now would come before the last of these.
+            for _ in range(3):
+                await emitter.emit("u", "MARK")
+        assert [(await player.device.next())["type"] for _ in range(5)] == [
+            *["MARK"] * 3,
+            "JOB_PROGRESS",
+            "JOB_COMPLETED",
+        ]
+
+
 @both
 @pytest.mark.gen_test
 async def test_progress_said_after_the_end_is_not_told(kind: str, tmp_path: Path) -> None:
