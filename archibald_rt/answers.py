@@ -12,6 +12,7 @@ from archibald_rt.shapes import (
     CursorText,
     EventType,
     Milliseconds,
+    RequestId,
     Timestamp,
     UserId,
 )
@@ -22,8 +23,8 @@ DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 HealthStatus = Literal["healthy", "idle", "offline"]
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """A problem document (RFC 9457): what is wrong, in a sentence, and where."""
+class Problem(msgspec.Struct, frozen=True, rename="camel"):
+    """A problem document (RFC 9457): what is wrong, in a sentence, where, and in which request."""
 
     type: str
     title: str
@@ -31,6 +32,7 @@ class Problem(msgspec.Struct, frozen=True):
     detail: str
     field: str | UnsetType = UNSET
     indexes: Sequence[Count] | UnsetType = UNSET
+    request_id: RequestId | UnsetType = UNSET
 
 
 class Alive(msgspec.Struct, frozen=True):

@@ -22,16 +22,18 @@ from archibald_rt.handlers.emit import (
     Posting,
 )
 from archibald_rt.handlers.health import HealthzHandler, ReadyzHandler, WebSocketHealthHandler
+from archibald_rt.handlers.metrics import MetricsHandler
 from archibald_rt.handlers.realtime import RealtimeHandler
 from archibald_rt.handlers.revoke import DisconnectHandler, RevokeTokenHandler
 from archibald_rt.handlers.sse import EventsHandler
 from archibald_rt.handlers.users import UserEventsHandler
 from archibald_rt.hub import Hub
-from archibald_rt.logs import log_request
 from archibald_rt.order import OrderQueue
 from archibald_rt.protocol import V1, V2
 from archibald_rt.reception import Reception
+from archibald_rt.requestlog import RequestLog
 from archibald_rt.revoking import Revoker
+from archibald_rt.scrape import Scraper
 from archibald_rt.specs.asyncapi import asyncapi
 from archibald_rt.specs.openapi import openapi
 from archibald_rt.sse import Sse
@@ -47,6 +49,7 @@ def public_app(
     stamp: Stamper,
     *,
     proxies: TrustedProxies,
+    requests: RequestLog,
 ) -> Application:
     """Return what devices talk to. Nothing of the internal application is routed here."""
     dialects = {"v1": V1(), "v2": V2(log.epoch, stamp)}
@@ -60,19 +63,24 @@ def public_app(
             (r"/readyz", ReadyzHandler, {"order": order, "reception": reception}),
             (r"/api/websocket/health", WebSocketHealthHandler, counted),
         ],
+        requests=requests,
         default_handler_class=NotFoundHandler,
-        log_function=log_request,
     )
 
 
 class RoutedApplication(Application):
     """Finds the handler of most paths by the path itself: a tenth of what an emission costs."""
 
-    def __init__(self, routes: Sequence[tuple[Any, ...]], **settings: Any) -> None:
-        super().__init__(list(routes), **settings)
+    def __init__(
+        self, routes: Sequence[tuple[Any, ...]], *, requests: RequestLog, **settings: Any
+    ) -> None:
+        super().__init__(list(routes), log_function=requests, request_ids=requests.ids, **settings)
         # A path that is no pattern stands for itself alone.
         plain = [route for route in routes if re.escape(route[0]) == route[0]]
         self._by_path = {path: (handler, *given) for path, handler, *given in plain}
+        others = [route for route in routes if route not in plain]
+        names = {handler: _name_of(path) for path, handler, *_ in others}
+        requests.know(self._by_path, names)
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Return what reads a request."""
@@ -80,6 +88,11 @@ class RoutedApplication(Application):
         if found is None:
             return super().find_handler(request, **kwargs)
         return self.get_handler_delegate(request, *found)
+
+
+def _name_of(pattern: str) -> str:
+    """Return a route's pattern as people read it."""
+    return pattern.replace("[^/]*", "{id}").replace("\\", "")
 
 
 class PublicApplication(RoutedApplication):
@@ -118,7 +131,7 @@ class InternalApplication(RoutedApplication):
         )
 
 
-def internal_app(
+def internal_app(  # noqa: PLR0913 - each handler is given what it needs, and they are many
     reception: Reception,
     hub: Hub,
     order: OrderQueue,
@@ -126,10 +139,12 @@ def internal_app(
     reader: EmissionReader,
     upkeep: Upkeep,
     revoker: Revoker,
+    scraper: Scraper,
     *,
     emit_tokens: BearerTokens,
     read_tokens: BearerTokens,
     max_body: int,
+    requests: RequestLog,
 ) -> Application:
     """Return what back ends and operators talk to."""
     tokens = {"emit_tokens": emit_tokens, "read_tokens": read_tokens}
@@ -154,6 +169,7 @@ def internal_app(
         [
             (r"/internal/emit", EmitHandler, emitting),
             (r"/internal/broadcast", BroadcastHandler, emitting),
+            (r"/metrics", MetricsHandler, {**tokens, "scraper": scraper}),
             (r"/internal/stats", StatsHandler, counted),
             (r"/internal/connections", ConnectionsHandler, {**tokens, "hub": hub}),
             (r"/internal/users/[^/]*/events", UserEventsHandler, reading),
@@ -172,5 +188,5 @@ def internal_app(
         ],
         default_handler_class=InternalNotFoundHandler,
         default_handler_args=tokens,
-        log_function=log_request,
+        requests=requests,
     )

@@ -1,5 +1,6 @@
 """One connected device, whatever it is connected by: how it is let in, and what falls due on it."""
 
+import logging
 import socket
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +17,9 @@ from archibald_rt.reception import Reception
 if TYPE_CHECKING:
     from archibald_rt.session import Session
 
-_logger = structlog.stdlib.get_logger("archibald_rt.realtime")
+_NAME = "archibald_rt.realtime"
+_logger = structlog.stdlib.get_logger(_NAME)
+_level = logging.getLogger(_NAME)
 
 
 class Connection(Protocol):
@@ -50,6 +53,11 @@ class ConnectedDevice(ABC):
     def heartbeat(self) -> float:
         """How many seconds lie between two beats; 0 is for none."""
 
+    @property
+    @abstractmethod
+    def code(self) -> int:
+        """The close code of what ended it; 1006 where nothing was said."""
+
     @abstractmethod
     def beat(self) -> None:
         """Show that the server is there, or end the connection of a device that is not."""
@@ -62,10 +70,18 @@ class ConnectedDevice(ABC):
     def _cut_off(self, code: int, reason: str) -> None:
         """End at once; say why if something may follow what the kernel has."""
 
-    def begin(self, identity: Identity | None, resume: Resume, *, crowded: bool = False) -> None:
+    def begin(
+        self,
+        identity: Identity | None,
+        resume: Resume,
+        *,
+        crowded: bool = False,
+        request_id: str = "",
+    ) -> None:
         """Register the device, or turn it away; an identity of None is a token refused.
 
-        ``crowded`` says that its address has connected too often, whatever the token.
+        ``crowded`` says that its address has connected too often, whatever the token. The
+        ``request_id`` is its handshake's.
         """
         reception = self._reception
         if crowded:
@@ -84,12 +100,19 @@ class ConnectedDevice(ABC):
                     self, identity, self._dialect, self._connection.outbox, end=self._pump_failed
                 )
             except AuthError as error:
-                refused(reception, error, None)
+                refused(reception, error, None, request_id)
                 self.turn_away(CloseCode.POLICY_VIOLATION, "Authentication failed")
                 return
             if resume:
                 reception.counters.resumed += 1
             self._session = session
+            if _level.isEnabledFor(logging.DEBUG):
+                _logger.debug(
+                    "device connected",
+                    connection=session.connection,
+                    user=session.user,
+                    request_id=request_id,
+                )
             session.start(resume)
 
     def turn_away(self, code: int, reason: str) -> None:
@@ -137,6 +160,7 @@ class ConnectedDevice(ABC):
     def _gone(self) -> None:
         """Take the device out, whose connection has ended."""
         self._dismiss()
+        self._reception.counters.close(self.code)
         self._reception.leave(self)
 
     def _pump_failed(self, error: BaseException) -> None:
@@ -150,7 +174,9 @@ class ConnectedDevice(ABC):
         self.end(CloseCode.INTERNAL_ERROR, "Internal error")
 
 
-def refused(reception: Reception, error: AuthError, address: str | None) -> None:
+def refused(reception: Reception, error: AuthError, address: str | None, request_id: str) -> None:
     """Count a device that is not let in, and log it."""
     reception.counters.refuse(error)
-    reception.limits.note_refusal(reason=error.reason, detail=str(error), address=address)
+    reception.limits.note_refusal(
+        reason=error.reason, detail=str(error), address=address, request_id=request_id
+    )

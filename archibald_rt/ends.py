@@ -7,6 +7,7 @@ from typing import Protocol
 
 from archibald_rt.budget import Budget
 from archibald_rt.events import Event
+from archibald_rt.measures import Replays
 
 
 class Outbox(Protocol):
@@ -35,6 +36,9 @@ class Outbox(Protocol):
 
 class Feed(Protocol):
     """What a session asks of the hub."""
+
+    replays: Replays
+    """Where a session counts what it writes while it is behind."""
 
     @property
     def dispatched(self) -> int:

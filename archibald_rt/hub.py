@@ -6,6 +6,7 @@ from itertools import islice
 
 from archibald_rt.eventlog import Lasts
 from archibald_rt.events import Emission, Event
+from archibald_rt.measures import Replays
 from archibald_rt.protocol import Frames
 from archibald_rt.recent import Recent
 from archibald_rt.session import Session
@@ -32,6 +33,8 @@ class Hub:
         self._recent = Recent(head if lasts is None else lasts.since, limit=recent)
         if lasts is not None:
             self._recent.know(lasts.by_user)
+        self.replays = Replays()
+        """What sessions were given while they were behind, all of them together."""
         # What the sessions that have gone had counted.
         self._sent_before = 0
         self._dropped_before = 0
@@ -45,6 +48,21 @@ class Hub:
     def connections(self) -> int:
         """How many sessions are registered."""
         return self._count
+
+    @property
+    def connected_users(self) -> int:
+        """How many users have a session."""
+        return len(self._users)
+
+    @property
+    def sent_before(self) -> int:
+        """How many events were put into the outboxes of sessions that have gone."""
+        return self._sent_before
+
+    @property
+    def dropped_before(self) -> int:
+        """How many transient events held for sessions that have gone were given up."""
+        return self._dropped_before
 
     @property
     def sent(self) -> int:
@@ -68,6 +86,11 @@ class Hub:
     def sessions_of(self, user: str) -> Sequence[Session]:
         """Return a user's sessions, in the order in which they were registered."""
         return list(self._users.get(user, _NOBODY))
+
+    def live_of(self, user: str | None) -> Iterator[str]:
+        """Go over the connections of a user, or of everybody, whose sessions are live."""
+        sessions = self.sessions() if user is None else iter(self._users.get(user, _NOBODY))
+        return (session.connection for session in sessions if session.live)
 
     def register(self, session: Session) -> None:
         """Let a session get what is dispatched from now on."""

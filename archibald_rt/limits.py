@@ -46,9 +46,11 @@ class Limits:
         self._rooms = Tally(_logger, "too many devices of one user")
         self._floods = Tally(_logger, "too many messages of one device")
 
-    def note_refusal(self, *, reason: str | None, detail: str, address: str | None) -> None:
+    def note_refusal(
+        self, *, reason: str | None, detail: str, address: str | None, request_id: str
+    ) -> None:
         """Log that a device had no good token; of a flood only how often."""
-        self._refusals.note(reason=reason, detail=detail, address=address)
+        self._refusals.note(reason=reason, detail=detail, address=address, request_id=request_id)
 
     def admits_address(self, address: str) -> bool:
         """Whether one more may connect from an address; one that is none is not counted."""

@@ -1,6 +1,7 @@
 """The requests that wait to be committed and dispatched, bounded in bytes."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ class Request:
     durable: Sequence[Emission]
     size: int
     answer: asyncio.Future[list[Outcome]]
+    accepted: float
+    """When it was added, in seconds of a steady clock."""
+    request_id: str
 
     def finish(self, outcomes: list[Outcome]) -> None:
         """Answer, unless nobody waits any more."""
@@ -51,7 +55,7 @@ class Line:
         """How many bytes have been added and are not done."""
         return self._size
 
-    def add(self, emissions: Sequence[Emission]) -> Request:
+    def add(self, emissions: Sequence[Emission], request_id: str = "") -> Request:
         """Put a request at the end. Raises `QueueFullError`."""
         size = sum(len(emission.tail) + OVERHEAD for emission in emissions)
         # What is larger than the whole line would else never be taken.
@@ -59,7 +63,7 @@ class Line:
             raise QueueFullError(f"{self._size} bytes are queued, at most {self._max_bytes} may be")
         durable = [emission for emission in emissions if emission.durable]
         answer = asyncio.get_running_loop().create_future()
-        request = Request(emissions, durable, size, answer)
+        request = Request(emissions, durable, size, answer, time.monotonic(), request_id)
         self._waiting.append(request)
         self._size += size
         return request

@@ -7,9 +7,6 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
-from tornado.web import RequestHandler
-
-_SERVER_ERROR = 500
 
 # Whatever looks like a token, wherever it stands: the query parameter, the header, the
 # subprotocol entry, a bare JSON Web Token.
@@ -17,9 +14,6 @@ _SECRETS = re.compile(
     r"(?P<mark>\btoken=|\bbearer[ .]+)[^\s&\"'<>]+|\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?",
     re.IGNORECASE,
 )
-
-_ACCESS = "archibald_rt.access"
-_access = structlog.stdlib.get_logger(_ACCESS)
 
 
 def configure(*, level: str, log_format: str, stream: TextIO | None = None) -> None:
@@ -93,21 +87,3 @@ def _masked(value: Any) -> Any:
         return [_masked(each) for each in value]
     text = value if isinstance(value, str) else repr(value)
     return _SECRETS.sub(lambda match: (match["mark"] or "") + "***", text)
-
-
-def log_request(handler: RequestHandler) -> None:
-    """Log a request that was answered, without its query (Tornado's ``log_function``)."""
-    failed = handler.get_status() >= _SERVER_ERROR
-    if not (failed or logging.getLogger(_ACCESS).isEnabledFor(logging.DEBUG)):
-        # Nobody reads it; structlog makes a logger before it finds that out.
-        return
-    write = _access.error if failed else _access.debug
-    request = handler.request
-    write(
-        "request",
-        method=request.method,
-        path=request.path,
-        status=int(handler.get_status()),
-        ms=round(request.request_time() * 1000, 1),
-        address=request.remote_ip,
-    )

@@ -23,7 +23,9 @@ from archibald_rt.eventlog.base import Step
 from archibald_rt.events import Emission, Outcome
 from archibald_rt.hub import Hub
 from archibald_rt.line import Line, Request
+from archibald_rt.measures import Emitted
 from archibald_rt.steps import Steps
+from archibald_rt.tracing import Trace
 
 _PAUSE_AFTER = 0.005
 """After how many seconds the dispatch lets others have a turn of the loop.
@@ -70,6 +72,9 @@ class OrderQueue:
         """How many durable events were committed and dispatched since the start."""
         self.transient = 0
         """How many transient events were dispatched since the start."""
+        self.measured = Emitted()
+        """What else is counted of them, and how long it takes."""
+        self._trace = Trace(log.epoch)
         self.average_latency = 0.0
         """How long it takes from the commit into the outboxes, in seconds, lately."""
 
@@ -83,17 +88,22 @@ class OrderQueue:
         """How many bytes wait to be committed or dispatched."""
         return self._line.size
 
-    def submit(self, emissions: Sequence[Emission]) -> asyncio.Future[list[Outcome]]:
+    def submit(
+        self, emissions: Sequence[Emission], request_id: str = ""
+    ) -> asyncio.Future[list[Outcome]]:
         """Queue one request's emissions: all of them are stored, or none.
 
         The order of the calls is the order of the events. The future resolves after the
         dispatch; it fails with `EmissionError` (409, a key is used otherwise),
         `LogUnavailableError` (nothing was stored) or `LogBrokenError` (the outcome is
-        unknown). Raises `DrainingError` and `QueueFullError` when nothing was queued.
+        unknown). Raises `DrainingError` and `QueueFullError` when nothing was queued. Log lines
+        about them have the ``request_id``.
         """
         if self._closing or self._broken:
             raise DrainingError("the server is going away")
-        request = self._line.add(emissions)
+        request = self._line.add(emissions, request_id)
+        if self._trace.on:
+            self._trace.accepted(request_id, emissions)
         self._wake()
         return request.answer
 
@@ -158,6 +168,7 @@ class OrderQueue:
     async def _serve(self, group: Sequence[Request]) -> None:
         results, fault = await self._commit([each.durable for each in group if each.durable])
         committed = self._paused = time.monotonic()
+        measured, before = self.measured, self.durable
         for request in group:
             if fault is not None and request.durable:
                 request.fail(type(fault)(str(fault)))
@@ -167,22 +178,31 @@ class OrderQueue:
                     request.fail(key_conflict(request.emissions, stored.indexes))
                 else:
                     outcomes = await self._dispatch(request, stored)
+                    done = time.monotonic()
+                    measured.delivery_time.observe(done - request.accepted)
                     if request.durable:
-                        latency = time.monotonic() - committed
+                        latency = done - committed
                         self.average_latency += (latency - self.average_latency) * _LATELY
                     request.finish(outcomes)
             self._line.done(request)
+        if stored_now := self.durable - before:
+            measured.commit_size.observe(stored_now)
 
     async def _commit(
         self, groups: Sequence[Sequence[Emission]]
     ) -> tuple[Iterator[list[Stored] | KeyConflict], LogError | None]:
         if not groups:
             return iter(()), None
+        began = time.monotonic()
         try:
             results = await self._log.append(groups)
         except LogError as error:
             self._failed(error)
             return iter(()), error
+        took = time.monotonic() - began
+        self.measured.commit_time.observe(took)
+        if self._trace.on:
+            self._trace.group(len(groups), took)
         if any(not each.duplicate for result in results for each in _stored(result)):
             # Nothing but duplicates stores nothing, and so shows nothing.
             self._watch.worked()
@@ -191,9 +211,13 @@ class OrderQueue:
     async def _dispatch(self, request: Request, stored: Sequence[Stored]) -> list[Outcome]:
         places = iter(stored)
         outcomes: list[Outcome] = []
-        for emission in request.emissions:
+        trace, request_id = self._trace if self._trace.on else None, request.request_id
+        if trace is not None:
+            trace.committed(request_id, request.emissions, stored)
+        for index, emission in enumerate(request.emissions):
             place = next(places) if emission.durable else None
             if place is not None and place.duplicate:
+                self.measured.duplicates += 1
                 outcomes.append(
                     Outcome(place.seq, place.timestamp, durable=True, duplicate=True, delivered=0)
                 )
@@ -204,6 +228,11 @@ class OrderQueue:
             else:
                 self.durable += 1
             delivered = await self._hub.dispatch(emission, seq)
+            if emission.user is None:
+                self.measured.broadcast(durable=emission.durable)
+            if trace is not None:
+                live = self._hub.live_of(emission.user)
+                trace.dispatched(request_id, index, seq, delivered, live)
             outcomes.append(
                 Outcome(
                     seq,
@@ -219,6 +248,7 @@ class OrderQueue:
         return outcomes
 
     def _failed(self, error: LogError) -> None:
+        self.measured.failed_commits += 1
         self._watch.failed(error)
         if not isinstance(error, LogUnavailableError):
             self._give_up(error)

@@ -35,6 +35,9 @@ _ORIGINS_LOGGED = 1000
 
 _LONGEST_ORIGIN = 300
 
+_CODES = frozenset({*map(int, CloseCode), *range(1000, 1015)})
+"""The close codes that are counted by themselves: ours, and those of RFC 6455."""
+
 _logger = structlog.stdlib.get_logger("archibald_rt.reception")
 
 
@@ -55,6 +58,10 @@ class Counters:
     """What has happened since the server started."""
 
     started: float = field(default_factory=time.monotonic)
+    opened: Counter[str] = field(default_factory=Counter)
+    """How many devices were let in, by dialect."""
+    closed: Counter[str] = field(default_factory=Counter)
+    """How many connections ended, by close code; those that were not let in are among them."""
     resumed: int = 0
     received: int = 0
     ignored: int = 0
@@ -64,6 +71,10 @@ class Counters:
     post_failures: int = 0
     messages_dropped: int = 0
     """What became of client messages that were to be posted."""
+
+    def close(self, code: int) -> None:
+        """Count a connection that ended. Codes that clients make up count as ``other``."""
+        self.closed[str(code) if code in _CODES else "other"] += 1
 
     def refuse(self, error: AuthError) -> None:
         """Count a token that was refused, and why."""
@@ -257,6 +268,7 @@ class Reception:
             end=end,
         )
         self._hub.register(session)
+        self.counters.opened[dialect.name] += 1
         self._device_of[session] = device
         self._sweep.add(device, every=device.heartbeat)
         self._hold(device, identity)

@@ -19,13 +19,17 @@ from archibald_rt.http1.listener import Listener
 from archibald_rt.http1.terms import Limits
 from archibald_rt.hub import Hub
 from archibald_rt.listen import Endpoint, descriptors_for_devices, url_of
+from archibald_rt.looplag import LoopLag
+from archibald_rt.metrics import Sources
 from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.recent import USERS
 from archibald_rt.reception import ClientMessageHook, Counters, Reception, Tuning
 from archibald_rt.reload import Access, Reloaded, keys_of, tls_of
+from archibald_rt.requestlog import RequestLog
 from archibald_rt.revocations import Revocations
 from archibald_rt.revoking import Revoker
+from archibald_rt.scrape import Scraper
 from archibald_rt.settings import (
     InternalSettings,
     LogSettings,
@@ -220,6 +224,21 @@ async def running(
             TransientTypes(settings.events.transient),
             max_event=settings.events.max_event,
         )
+        requests, lag = RequestLog(), LoopLag()
+        scraper = Scraper(
+            Sources(
+                hub,
+                order,
+                reception,
+                upkeep,
+                requests,
+                lag,
+                retention_of(settings.log),
+                internal.max_queue,
+            ),
+            log,
+            broken=shutdown.broken,
+        )
         timeout = settings.server.handshake_timeout
         public = Listener(
             public_app(
@@ -229,10 +248,12 @@ async def running(
                 log,
                 stamp,
                 proxies=TrustedProxies(settings.server.trusted_proxies),
+                requests=requests,
             ),
             Limits(head=timeout, idle=timeout, body=timeout, max_body=_PUBLIC_BODY),
             tls=tls_of(settings.server),
             most=max(possible // 2, 1),
+            request_ids=requests.ids,
         )
         emit_tokens = BearerTokens(internal.emit_tokens)
         read_tokens = BearerTokens(internal.read_tokens)
@@ -245,15 +266,18 @@ async def running(
                 reader,
                 upkeep,
                 Revoker(log, order.between, reception),
+                scraper,
                 emit_tokens=emit_tokens,
                 read_tokens=read_tokens,
                 max_body=internal.max_body,
+                requests=requests,
             ),
             Limits(head=_INTERNAL_IDLE, idle=_INTERNAL_IDLE, body=_INTERNAL_BODY),
+            request_ids=requests.ids,
         )
         access = Access(settings, verifier, jwks, public, emit_tokens, read_tokens)
         server = Server(reception, order, shutdown, access, drain=settings.server.drain)
-        for work in (sweep.run(), upkeep.run(), jwks.run()):
+        for work in (sweep.run(), upkeep.run(), jwks.run(), lag.run()):
             task = asyncio.get_running_loop().create_task(work)
             task.add_done_callback(shutdown.ended)
             stack.push_async_callback(_cancelled, task)

@@ -18,6 +18,7 @@ from archibald_rt.events import EARLIEST, Cursor, Event
 from archibald_rt.held import HeldEvents
 from archibald_rt.messages import GapReason
 from archibald_rt.protocol import FRAMING, Dialect, Frames
+from archibald_rt.tracing import Trace
 from archibald_rt.writer import Writer
 
 # How much of a cursor that can't be read is told back.
@@ -185,6 +186,7 @@ class Session(Writer):
         if reason is not None:
             requested = event_id[:_REQUESTED_SHOWN]
             self._push(self.dialect.gap(self.position, requested, None, reason))
+            self._feed.replays.gaps[reason] += 1
         await self._catch_up()
 
     async def _catch_up(self) -> None:
@@ -216,12 +218,21 @@ class Session(Writer):
         # From here on nothing is awaited: what was dispatched by now either lies in the
         # page, or is at hand in the feed, or is handed over once the session is live.
         self._read = page.through
-        self._tell_loss(page.lost)
+        if self._tell_loss(page.lost):
+            self._feed.replays.gaps["expired"] += 1
         self._write(page.events)
         if page.complete and filtered:
             self._later_than = None
         elif page.complete:
             self._join(page.through, max(0, granted - _written(page.events)))
+
+    def _write(self, events: Sequence[Event]) -> None:
+        super()._write(events)
+        if events:
+            self._feed.replays.events += len(events)
+            trace = Trace(self._log.epoch)
+            if trace.on:
+                trace.replayed(self.user, self.connection, events)
 
     def _join_at_once(self) -> bool:
         """Turn live without a page, if the feed has what the device missed and nothing is lost.

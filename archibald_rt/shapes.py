@@ -65,5 +65,10 @@ CursorText = Annotated[
         pattern=f"^{CURSOR_PATTERN}$",
     ),
 ]
+RequestId = Annotated[
+    str,
+    Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._~:/+=@-]+$"),
+    _also("What the request is called, in its `X-Request-Id` and in the server's log lines."),
+]
 Count = Annotated[int, Meta(ge=0)]
 Milliseconds = Annotated[float, Meta(ge=0)]

@@ -43,18 +43,27 @@ class SocketDevice(ConnectedDevice):
         """How many seconds lie between two pings."""
         return self._reception.tuning.heartbeat
 
-    def begin_when_verified(self, token: str, resume: Resume, address: str | None) -> None:
+    @property
+    def code(self) -> int:
+        """The code of the close frame that was first; 1006 without one."""
+        return self._connection.code
+
+    def begin_when_verified(
+        self, token: str, resume: Resume, address: str | None, request_id: str
+    ) -> None:
         """Do as `begin` when the issuer's keys have been fetched anew; until then send nothing."""
         self._verifying = asyncio.get_running_loop().create_task(
-            self._verify_and_begin(token, resume, address)
+            self._verify_and_begin(token, resume, address, request_id)
         )
 
-    async def _verify_and_begin(self, token: str, resume: Resume, address: str | None) -> None:
+    async def _verify_and_begin(
+        self, token: str, resume: Resume, address: str | None, request_id: str
+    ) -> None:
         reception, identity = self._reception, None
         try:
             identity = await reception.identify_anew(token)
         except AuthError as error:
-            refused(reception, error, address)
+            refused(reception, error, address, request_id)
         self._verifying = None
         if self._connection.told or self._connection.ended:
             return
@@ -63,7 +72,7 @@ class SocketDevice(ConnectedDevice):
             self.turn_away(CloseCode.GOING_AWAY, "Server going away")
             return
         try:
-            self.begin(identity, resume)
+            self.begin(identity, resume, request_id=request_id)
         except BaseException:
             self._connection.abort()
             raise

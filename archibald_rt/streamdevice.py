@@ -8,6 +8,7 @@ from archibald_rt.errors import CloseCode
 from archibald_rt.eventstream import EventStream
 from archibald_rt.reception import Reception
 from archibald_rt.sse import COMMENT, Sse
+from archibald_rt.websocket import ABNORMAL
 
 COMMENT_EVERY = 15.0
 """How many seconds lie between two comments; proxies end what is silent for longer, most at 60."""
@@ -34,18 +35,24 @@ An `EventSource` always does, in place of another device that does then, and so 
 class StreamDevice(ConnectedDevice):
     """Owns a stream from its head on."""
 
-    __slots__ = ()
+    __slots__ = ("_code",)
 
     _connection: EventStream
     _dialect: Sse
 
     def __init__(self, stream: EventStream, reception: Reception, dialect: Sse) -> None:
         super().__init__(stream, reception, dialect)
+        self._code = ABNORMAL
 
     @property
     def heartbeat(self) -> float:
         """How many seconds lie between two comments."""
         return COMMENT_EVERY
+
+    @property
+    def code(self) -> int:
+        """The code of the last event; 1006 where the client went first."""
+        return self._code
 
     def beat(self) -> None:
         """Write a comment, unless something waits to be read that shows as much.
@@ -61,10 +68,16 @@ class StreamDevice(ConnectedDevice):
         self._gone()
 
     def _close(self, code: int, reason: str) -> None:
+        self._note(code)
         self._connection.finish(self._last(code, reason))
 
     def _cut_off(self, code: int, reason: str) -> None:
+        self._note(code)
         self._connection.cut_off(self._last(code, reason))
+
+    def _note(self, code: int) -> None:
+        if not self._connection.told:
+            self._code = int(code)
 
     def _last(self, code: int, reason: str) -> bytes:
         return self._dialect.close(code, reason, retry=self._retry(code))

@@ -55,6 +55,12 @@ class Upkeep:
         """How many events were pruned since the start."""
         self.erased = 0
         """How many events were erased since the start."""
+        self.runs = 0
+        """How many runs of pruning were done whole since the start."""
+        self.failed_runs = 0
+        """How many could not be."""
+        self.seconds = 0.0
+        """How many seconds the whole runs took together, pauses included."""
         self.last_run: float | None = None
         """How many seconds the last whole run took."""
 
@@ -69,6 +75,7 @@ class Upkeep:
             except DrainingError:
                 return
             except LogUnavailableError as error:
+                self.failed_runs += 1
                 _logger.warning("pruning failed, trying again later", reason=str(error))
             except LogBrokenError as error:
                 self._broken(error)
@@ -112,6 +119,8 @@ class Upkeep:
         self._revocations.forget(expired_before)
         await self._log.prune(self._retention, turn, self._count)
         self.last_run = time.monotonic() - began
+        self.runs += 1
+        self.seconds += self.last_run
         if self.pruned > before:
             _logger.info(
                 "pruned",

@@ -9,7 +9,7 @@ outbox, and ends as RFC 6455 wants it.
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -45,6 +45,9 @@ ANSWERS_LIMIT = 64 * 1024
 ANSWERS_SURE = 1024
 """So many of them are put in even if the memory of all outboxes is short."""
 
+NO_CODE, ABNORMAL = 1005, 1006
+"""What stands for a close frame without a code, and for none (RFC 6455, section 7.4.1)."""
+
 _READ = 16 * 1024
 
 _logger = structlog.stdlib.get_logger("archibald_rt.websocket")
@@ -76,6 +79,7 @@ class Connection:
     __slots__ = (
         "_answers",
         "_closed",
+        "_code",
         "_frames",
         "_owner",
         "_received_at",
@@ -103,9 +107,15 @@ class Connection:
         self._answers = 0
         # What the client's close frame said.
         self._closed: tuple[int | None, str | None] = (None, None)
+        self._code = ABNORMAL
         self._timer: asyncio.TimerHandle | None = None
         # What the owner made of a message, while it is not done.
         self._waiting: asyncio.Future[None] | None = None
+
+    @property
+    def code(self) -> int:
+        """The code of the close frame that was first, ours or the client's; else `ABNORMAL`."""
+        return self._code
 
     def start(self, owner: Owner, early: bytes = b"") -> None:
         """Begin to read for an owner; ``early`` is what has come already."""
@@ -147,6 +157,7 @@ class Connection:
         Doing it again does nothing.
         """
         if not self.told and not self.ended:
+            self._code = NO_CODE if code is None else int(code)
             self._say_close(code, reason)
             self._end_within(CLOSING)
 
@@ -158,6 +169,9 @@ class Connection:
         if not self.told and self.outbox.withdraw():
             self.close(code, reason)
         elif not self.told or self.outbox.size:
+            if not self.told:
+                # It was to be said, and shows why the connection ended.
+                self._code = int(code)
             self.abort()
 
     def abort(self) -> None:
@@ -256,6 +270,7 @@ class Connection:
     def _client_closes(self, data: bytes) -> None:
         self._closed = close_of(data)
         if not self.told:
+            self._code = self._closed[0] or NO_CODE
             self._say_close(self._closed[0], "")
         self.abort()
 
@@ -263,6 +278,7 @@ class Connection:
         """Close for a breach of the rules; nothing that still comes has a meaning."""
         self._frames = None
         if not self.told:
+            self._code = error.code
             self._say_close(error.code, error.reason)
             if self._owner is not None:
                 self._owner.on_breach()
@@ -293,6 +309,10 @@ class SocketHandler(WebSocketHandler):
         if self.request.headers.get("Sec-WebSocket-Version") != "13":
             return None
         return _Upgrade(self, mask_outgoing=False, params=_WebSocketParams())
+
+    def answer_headers(self) -> Iterable[tuple[str, str]]:
+        """Return what the 101 says besides what belongs to the handshake."""
+        return ()
 
     def connection_on(self, sock: socket.socket) -> Connection:
         """Return a connection on a socket whose handshake was just accepted."""
@@ -331,12 +351,13 @@ class _Upgrade(WebSocketProtocol13):
             raise
         connection.start(owner, taken.early)
 
-    def _answer(self, handler: WebSocketHandler) -> bytes:
+    def _answer(self, handler: SocketHandler) -> bytes:
         lines = [
             "HTTP/1.1 101 Switching Protocols",
             "Upgrade: websocket",
             "Connection: Upgrade",
             f"Sec-WebSocket-Accept: {self._challenge_response(handler)}",
+            *(f"{name}: {value}" for name, value in handler.answer_headers()),
         ]
         offered = handler.request.headers.get("Sec-WebSocket-Protocol", "")
         names = [name.strip() for name in offered.split(",")] if offered else []

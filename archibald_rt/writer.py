@@ -69,11 +69,14 @@ class Writer:
         """When the device connected."""
         return timestamps.from_epoch(self._began)
 
-    def _tell_loss(self, lost: int) -> None:
+    def _tell_loss(self, lost: int) -> bool:
+        """Tell what was lost up to there, unless that was told; says whether it told it."""
         if lost > max(self.position, self._told):
             self._told = lost
             requested = str(Cursor(self._epoch, self.position))
             self._push(self.dialect.gap(self.position, requested, lost, "expired"))
+            return True
+        return False
 
     def _write(self, events: Sequence[Event]) -> None:
         """Write durable events, each behind the held transient ones that belong before it."""

@@ -596,6 +596,9 @@ class LogView:
         await self._world.gate("after first")
         return seq
 
+    async def oldest(self) -> int | None:
+        return await self._log.oldest()
+
     async def lasts(self, count: int) -> Lasts:
         return await self._log.lasts(count)
 

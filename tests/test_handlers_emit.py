@@ -439,6 +439,7 @@ async def test_an_answer_says_when_it_was_given_and_is_not_to_be_kept(tmp_path: 
                 "Content-Length",
                 "Content-Type",
                 "Date",
+                "X-Request-Id",
             }
             assert response.headers["Cache-Control"] == "no-store"
             given = parsedate_to_datetime(response.headers["Date"])

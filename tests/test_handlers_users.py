@@ -24,6 +24,7 @@ from archibald_rt.handlers.users import PAGE_BYTES, UserEventsHandler
 from archibald_rt.http1.listener import Listener
 from archibald_rt.hub import Hub
 from archibald_rt.listen import Endpoint, url_of
+from archibald_rt.requestids import RequestIds
 from processes import ServerProcess, serving
 from support import (
     EMIT_TOKEN,
@@ -323,7 +324,8 @@ async def answering(hub: Hub, log: EventLog) -> AsyncIterator[str]:
     tokens = {"emit_tokens": BearerTokens([EMIT_TOKEN]), "read_tokens": BearerTokens([])}
     broken: list[BaseException] = []
     given = {**tokens, "hub": hub, "log": log, "upkeep": None, "broken": broken.append}
-    listener = Listener(Application([(r"/internal/users/[^/]*/events", UserEventsHandler, given)]))
+    routes = [(r"/internal/users/[^/]*/events", UserEventsHandler, given)]
+    listener = Listener(Application(routes, request_ids=RequestIds()))
     sockets = Endpoint("127.0.0.1", 0).bind()
     listener.add_sockets(sockets)
     yield url_of(sockets)

@@ -372,7 +372,9 @@ async def test_what_a_flood_of_refusals_left_unsaid_is_said_at_the_end() -> None
     )
     with capture_logs() as logs:
         for _ in range(2 * REFUSALS_TOLD):
-            limits.note_refusal(reason="signature", detail="no key", address="192.0.2.1")
+            limits.note_refusal(
+                reason="signature", detail="no key", request_id="r", address="192.0.2.1"
+            )
         assert [entry["count"] for entry in logs] == [1] * REFUSALS_TOLD
         limits.close()
         limits.close()

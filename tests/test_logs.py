@@ -8,14 +8,10 @@ from typing import Any
 
 import pytest
 import structlog
-from tornado.httpclient import AsyncHTTPClient
-from tornado.httpserver import HTTPServer
-from tornado.testing import bind_unused_port
-from tornado.web import Application, RequestHandler
 
 from archibald_rt.auth import TokenVerifier
 from archibald_rt.auth.keys import secret_key
-from archibald_rt.logs import configure, log_request
+from archibald_rt.logs import configure
 from support import SECRET, token
 
 TOKEN = token("user-1")
@@ -180,37 +176,3 @@ def test_configuring_again_replaces_what_was_set() -> None:
     logger().info("once")
     assert first.getvalue() == ""
     assert len(entries(second)) == 1
-
-
-class Answering(RequestHandler):
-    def get(self) -> None:
-        self.set_status(int(self.get_argument("status")))
-        self.finish("x")
-
-
-@pytest.mark.gen_test
-@pytest.mark.parametrize(("status", "level"), [(200, "debug"), (404, "debug"), (503, "error")])
-async def test_a_request_is_logged_without_its_query(status: int, level: str) -> None:
-    stream = as_json("debug")
-    sock, port = bind_unused_port()
-    server = HTTPServer(Application([("/some", Answering)], log_function=log_request))
-    server.add_socket(sock)
-    await AsyncHTTPClient().fetch(
-        f"http://127.0.0.1:{port}/some?status={status}&token={OPAQUE}", raise_error=False
-    )
-    server.stop()
-    await server.close_all_connections()
-    requests = [e for e in entries(stream) if e["logger"] == "archibald_rt.access"]
-    assert len(requests) == 1
-    assert requests[0].pop("ms") >= 0
-    assert "timestamp" in requests[0]
-    assert {key: requests[0][key] for key in ("event", "level", "method", "path", "status")} == {
-        "event": "request",
-        "level": level,
-        "method": "GET",
-        "path": "/some",
-        "status": status,
-    }
-    assert requests[0]["address"] == "127.0.0.1"
-    assert "query" not in stream.getvalue()
-    assert OPAQUE not in stream.getvalue()

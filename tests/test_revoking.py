@@ -29,6 +29,7 @@ from archibald_rt.origins import OriginPolicy
 from archibald_rt.outbox import Outbox
 from archibald_rt.protocol import CLOSE, V2, frame
 from archibald_rt.reception import Reception, Tuning
+from archibald_rt.requestlog import RequestLog
 from archibald_rt.revocations import Revocations
 from archibald_rt.revoking import Revoker
 from archibald_rt.socketdevice import SocketDevice
@@ -75,7 +76,15 @@ class Parts:
         self.v2 = V2(log.epoch, Stamper())
         stamp = Stamper()
         self._listener = Listener(
-            public_app(self.reception, self.hub, self.order, log, stamp, proxies=TrustedProxies(()))
+            public_app(
+                self.reception,
+                self.hub,
+                self.order,
+                log,
+                stamp,
+                proxies=TrustedProxies(()),
+                requests=RequestLog(),
+            )
         )
         sockets = Endpoint("127.0.0.1", 0).bind()
         self._listener.add_sockets(sockets)

@@ -125,6 +125,12 @@ class EventLog(Protocol):
     async def first(self, user: str) -> int | None:
         """Return the seq of the first event of a stream that is retained, None without one."""
 
+    async def oldest(self) -> int | None:
+        """Return when the first event that is retained was committed, None without one.
+
+        In milliseconds since 1970. Quick however large the log is.
+        """
+
     async def lasts(self, count: int) -> Lasts:
         """Return whose last event was which, as far as the last so many of all tell it."""
 

@@ -38,6 +38,7 @@ SELECT min(seq) FROM (
 )
 """
 
+OLDEST = "SELECT committed FROM commits ORDER BY seq LIMIT 1"
 COMMITS = "SELECT seq, user FROM commits ORDER BY seq DESC LIMIT ?"
 # All watermarks are looked at, once a start.
 DELETED = "SELECT user, seq FROM watermarks WHERE seq > ?"
@@ -75,6 +76,13 @@ def first(connection: sqlite3.Connection, user: bytes) -> int | None:
     with explained():
         seq: int | None = connection.execute(FIRST, {"user": user}).fetchone()[0]
     return seq
+
+
+def oldest(connection: sqlite3.Connection) -> int | None:
+    """Return when the first event that is left was committed; see `EventLog.oldest`."""
+    with explained():
+        row: tuple[int] | None = connection.execute(OLDEST).fetchone()
+    return None if row is None else row[0]
 
 
 def lasts(connection: sqlite3.Connection, count: int) -> Lasts:

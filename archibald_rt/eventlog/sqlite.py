@@ -123,6 +123,11 @@ class SQLiteLog:
         async with self._reader() as reader:
             return await reader.call(pages.first, user.encode())
 
+    async def oldest(self) -> int | None:
+        """See `EventLog.oldest`."""
+        async with self._reader() as reader:
+            return await reader.call(pages.oldest)
+
     async def lasts(self, count: int) -> Lasts:
         """See `EventLog.lasts`."""
         async with self._reader() as reader:

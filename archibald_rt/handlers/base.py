@@ -10,6 +10,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from archibald_rt.answers import Problem
 from archibald_rt.auth import BearerTokens, bearer_token
+from archibald_rt.requestids import HEADER
 
 RETRY_AFTER = 1
 """What a caller that is refused for a passing reason is told to wait, in seconds."""
@@ -19,7 +20,13 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BaseHandler(RequestHandler):
-    """Answers in JSON; every error is a problem document (RFC 9457)."""
+    """Answers in JSON; every error is a problem document (RFC 9457).
+
+    Every answer has the request's id in a header.
+    """
+
+    request_id = ""
+    """What the request is called."""
 
     def compute_etag(self) -> str | None:
         """No answer here is worth asking for twice."""
@@ -33,6 +40,9 @@ class BaseHandler(RequestHandler):
         """
         self._headers = HTTPHeaders()
         self._headers["Cache-Control"] = "no-store"
+        # Tornado's constructor begins with this, before anything can go wrong.
+        self.request_id = self.request_id or self.settings["request_ids"].of(self.request.headers)
+        self._headers[HEADER] = self.request_id
         self._write_buffer = []
         self._status_code = int(HTTPStatus.OK)
         self._reason = HTTPStatus.OK.phrase
@@ -63,6 +73,7 @@ class BaseHandler(RequestHandler):
             "title": title or HTTPStatus(status).phrase,
             "status": status,
             "detail": detail,
+            "request_id": self.request_id,
             **members,
         }
         self.finish(msgspec.json.encode(Problem(**document)))
@@ -105,7 +116,12 @@ class BaseHandler(RequestHandler):
         """Log our own faults; what a caller did wrong is in its answer."""
         if not isinstance(value, HTTPError):
             # Not as Tornado does it, which writes out the request with its query.
-            _logger.error("fault in a handler", request=self._request_summary(), exc_info=value)
+            _logger.error(
+                "fault in a handler",
+                request=self._request_summary(),
+                request_id=self.request_id,
+                exc_info=value,
+            )
 
     def _request_summary(self) -> str:
         # The query may hold a token.

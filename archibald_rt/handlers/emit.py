@@ -63,7 +63,7 @@ class EmittingHandler(BodyHandler):
         try:
             body = self.take_body()
             emissions, self._many = self.read(body)
-            outcomes = self._order.submit(emissions)
+            outcomes = self._order.submit(emissions, self.request_id)
         except (EmissionError, QueueFullError, DrainingError) as error:
             self._refuse(error)
         except Exception as error:  # noqa: BLE001 - a fault of ours is logged and answered

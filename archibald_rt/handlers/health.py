@@ -67,6 +67,7 @@ class WebSocketHealthHandler(BaseHandler):
                 reason=error.reason,
                 detail=str(error),
                 address=self.request.remote_ip,
+                request_id=self.request_id,
             )
             self.set_header("WWW-Authenticate", "Bearer")
             self.problem(HTTPStatus.UNAUTHORIZED, "Authentication failed")

@@ -1,6 +1,7 @@
 """``GET /ws/realtime``: devices by WebSocket, in the dialects v1 and v2."""
 
 import socket
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from archibald_rt.handlers.base import BaseHandler
 from archibald_rt.messages import SUBPROTOCOL
 from archibald_rt.protocol import V1, V2, Dialect
 from archibald_rt.reception import Reception
+from archibald_rt.requestids import HEADER
 from archibald_rt.socketdevice import SocketDevice
 from archibald_rt.websocket import Connection, SocketHandler
 
@@ -66,7 +68,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
             # A handshake waits for nothing; the connection can.
             self._token_to_try_again = token
         except AuthError as error:
-            refused(self._reception, error, self.request.remote_ip)
+            refused(self._reception, error, self.request.remote_ip, self.request_id)
 
     def _refusal(self, offered: list[str]) -> tuple[int, str, str] | None:
         """Return why there can be no upgrade, as status, detail and header; None if there can."""
@@ -90,6 +92,10 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         """Echo v2 where it was offered, and never the entry that holds a token."""
         return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
 
+    def answer_headers(self) -> Iterable[tuple[str, str]]:
+        """Return what the handshake was called."""
+        return ((HEADER, self.request_id),)
+
     def connection_on(self, sock: socket.socket) -> Connection:
         """Return a connection with the bounds that all have."""
         reception, tuning = self._reception, self._reception.tuning
@@ -106,10 +112,12 @@ class RealtimeHandler(BaseHandler, SocketHandler):
         device = SocketDevice(connection, self._reception, self._dialect)
         if self._token_to_try_again:
             device.begin_when_verified(
-                self._token_to_try_again, self._resume(), self.request.remote_ip
+                self._token_to_try_again, self._resume(), self.request.remote_ip, self.request_id
             )
         else:
-            device.begin(self._identity, self._resume(), crowded=self._crowded)
+            device.begin(
+                self._identity, self._resume(), crowded=self._crowded, request_id=self.request_id
+            )
         return device
 
     def _offered(self) -> list[str]:

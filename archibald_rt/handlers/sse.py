@@ -82,7 +82,7 @@ class EventsHandler(BaseHandler, StreamHandler):
                 self._refuse()
             return
         resume = Resume(event_id=self._last_event_id() or None)
-        self._stream(lambda device: device.begin(identity, resume))
+        self._stream(lambda device: device.begin(identity, resume, request_id=self.request_id))
 
     def _admits_address(self) -> bool:
         return self._reception.limits.admits_address(self.request.remote_ip or "")
@@ -92,7 +92,7 @@ class EventsHandler(BaseHandler, StreamHandler):
         try:
             return await reception.identify_in_time(self.user_token())
         except AuthError as error:
-            refused(reception, error, self.request.remote_ip)
+            refused(reception, error, self.request.remote_ip, self.request_id)
             raise
 
     def _refuse(self) -> None:

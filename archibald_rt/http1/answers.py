@@ -11,6 +11,7 @@ from tornado.httputil import HTTPHeaders, ResponseStartLine, format_timestamp
 from tornado.iostream import StreamClosedError
 
 from archibald_rt.answers import Problem
+from archibald_rt.requestids import HEADER
 from archibald_rt.sockets import FULL, end_sending, sender_of
 
 _PIECE = 256 * 1024
@@ -27,13 +28,15 @@ def head_of(start_line: ResponseStartLine, headers: HTTPHeaders) -> bytes:
     return f"{text}\r\n\r\n".encode("latin-1")
 
 
-def malformed(status: HTTPStatus, detail: str) -> bytes:
+def malformed(status: HTTPStatus, detail: str, request_id: str) -> bytes:
     """Return the whole answer to what is no request: a problem document (RFC 9457)."""
-    body = msgspec.json.encode(Problem("about:blank", status.phrase, status, detail))
+    problem = Problem("about:blank", status.phrase, status, detail, request_id=request_id)
+    body = msgspec.json.encode(problem)
     headers = HTTPHeaders(
         {
             "Content-Type": "application/problem+json",
             "Cache-Control": "no-store",
+            HEADER: request_id,
             "Content-Length": str(len(body)),
             "Connection": "close",
         }

@@ -270,11 +270,17 @@ class RequestConnection(HTTPConnection):
 
     def _refuse(self, breach: Breach) -> None:
         """Answer what is no request, unless its answer has begun, and part."""
-        _logger.debug("request refused", reason=breach.detail, address=self.context.remote_ip)
+        request_id = self._owner.request_ids.new()
+        _logger.debug(
+            "request refused",
+            reason=breach.detail,
+            address=self.context.remote_ip,
+            request_id=request_id,
+        )
         exchange, self._exchange = self._exchange, None
         self._close_callback = None
         if exchange is None or not exchange.begun:
-            self._channel.write(malformed(breach.status, breach.detail))
+            self._channel.write(malformed(breach.status, breach.detail, request_id))
         self._part()
         if exchange is not None and exchange.heard and not exchange.answered:
             exchange.delegate.on_connection_close()

@@ -14,6 +14,7 @@ from archibald_rt.http1.answers import DateHeader
 from archibald_rt.http1.connection import RequestConnection
 from archibald_rt.http1.terms import Connection, Context, Limits
 from archibald_rt.http1.tls import Handshake
+from archibald_rt.requestids import RequestIds
 
 ACCEPTS = 64
 """How many connections are taken in one turn of the loop.
@@ -46,11 +47,14 @@ class Listener:
         *,
         tls: ssl.SSLContext | None = None,
         most: int = 0,
+        request_ids: RequestIds | None = None,
     ) -> None:
         self.stopping = False
         """Whether every connection ends with its next answer."""
         self.date = DateHeader()
         """This moment's `Date` header."""
+        self.request_ids = request_ids or RequestIds()
+        """What calls requests something that could not be read."""
         self._application = application
         self._limits = limits or Limits()
         self._tls = tls

@@ -4,6 +4,8 @@ import socket
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from archibald_rt.requestids import RequestIds
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -54,6 +56,9 @@ class Connection(Protocol):
 
 class Owner(Protocol):
     """Whom a connection belongs to."""
+
+    request_ids: RequestIds
+    """What calls requests something that could not be read."""
 
     @property
     def stopping(self) -> bool:

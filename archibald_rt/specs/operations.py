@@ -35,9 +35,12 @@ JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application
 EVENTS = "text/event-stream"
 
 Lines = Annotated[str, Meta(description="An emission a line, each as in JSON; at most 10,000.")]
+MetricsText = Annotated[str, Meta(description="A sample a line, with what it is before it.")]
 Document = Annotated[dict[str, Any], Meta(description="A document such as this one.")]
 Jwt = Annotated[str, Meta(max_length=8192, pattern=r"^[A-Za-z0-9_.-]*$")]
 Text = Annotated[str, Meta(max_length=200)]
+
+PROMETHEUS = "text/plain"
 
 PUBLIC, INTERNAL = "public", "internal"
 """The listeners."""
@@ -141,6 +144,17 @@ OPERATIONS = (
         (EMIT,),
         _REFUSED,
         body={JSON: (BroadcastBody,)},
+    ),
+    Operation(
+        *(INTERNAL, "get", "/metrics", "metrics", "The server in figures, for Prometheus"),
+        {
+            200: Answer(
+                "The metrics of this process; in OpenMetrics where `Accept` names that.",
+                (MetricsText,),
+                PROMETHEUS,
+            )
+        },
+        _EITHER,
     ),
     Operation(
         *(INTERNAL, "get", "/internal/stats", "stats", "The server in figures"),
