@@ -51,7 +51,7 @@ async def test_every_answer_names_the_request_and_so_does_every_problem(tmp_path
         ):
             assert problem_of(answer)["requestId"] == answer.headers["X-Request-Id"]
         async with await at.connect("u") as device:
-            assert (device.socket.headers or {})["X-Request-Id"]
+            assert "X-Request-Id" in (device.socket.headers or {})
         head, body = await _raw(at, b"GET / HTTP/1.1\nHost: x\r\n\r\n")
         assert f"X-Request-Id: {json.loads(body)['requestId']}".encode() in head
 
