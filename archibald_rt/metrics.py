@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import get_args
 
 from prometheus_client.metrics_core import (
@@ -35,6 +36,8 @@ from archibald_rt.websocket import ABNORMAL, NO_CODE
 
 _PREFIX = "archibald_rt_"
 _NORMAL = 1000
+_EMITTING = ("/internal/emit", "/internal/broadcast")
+_EMISSION_ANSWERS = (200, 400, 401, 409, 413, 415, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,9 @@ def _server(sources: Sources) -> Iterator[Metric]:
     answered = CounterMetricFamily(
         f"{_PREFIX}http_requests", "Requests that were answered.", labels=["route", "status"]
     )
-    for (route, status), count in sorted(sources.requests.answered.items()):
+    # There from the start, or the first refusal would be no rise of anything.
+    emissions = dict.fromkeys(product(_EMITTING, _EMISSION_ANSWERS), 0)
+    for (route, status), count in sorted((emissions | sources.requests.answered).items()):
         answered.add_metric([route, str(status)], count)
     yield answered
 
