@@ -80,7 +80,7 @@ class RoutedApplication(Application):
         self._by_path = {path: (handler, *given) for path, handler, *given in plain}
         others = [route for route in routes if route not in plain]
         names = {handler: _name_of(path) for path, handler, *_ in others}
-        requests.know(self._by_path, names)
+        requests.know({path: handler for path, (handler, *_) in self._by_path.items()}, names)
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Return what reads a request."""

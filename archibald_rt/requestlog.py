@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -27,21 +27,22 @@ class RequestLog:
         """What requests are called."""
         self.answered: Counter[tuple[str, int]] = Counter()
         """How many requests were answered, by route and status; the routes are those known."""
-        self._paths: set[str] = set()
+        self._paths: dict[str, type] = {}
         self._patterns: dict[type, str] = {}
 
-    def know(self, paths: Iterable[str], patterns: Mapping[type, str]) -> None:
-        """Take note of paths that are routes, and of what the routes of other handlers are."""
+    def know(self, paths: Mapping[str, type], patterns: Mapping[type, str]) -> None:
+        """Take note of whose the paths are that are routes, and of other handlers' routes."""
         self._paths.update(paths)
         self._patterns.update(patterns)
 
     def __call__(self, handler: RequestHandler) -> None:
         """Count a request that was answered, and log it without its query."""
         status = int(handler.get_status())
-        path = handler.request.path
-        if path not in self._paths:
-            path = self._patterns.get(type(handler), OTHER)
-        self.answered[path, status] += 1
+        route, kind = handler.request.path, type(handler)
+        # A path of the one listener may be none of the other's.
+        if self._paths.get(route) is not kind:
+            route = self._patterns.get(kind, OTHER)
+        self.answered[route, status] += 1
         failed = status >= _SERVER_ERROR
         # Asked first: structlog makes a logger before it finds out that nobody reads it.
         if failed or _level.isEnabledFor(logging.DEBUG):

@@ -79,6 +79,7 @@ async def a_bit_of_everything(at: Harness) -> None:
     await at.emit([{"userId": "ada", "type": "B"}, {"userId": "ada", "type": "C"}])
     assert (await at.post("/internal/emit", b"{}")).code == 400
     assert (await at.get("/nothing")).code == 404
+    assert (await at.get("/internal/emit", public=True)).code == 404
     assert (await at.get("/internal/users/ada/events")).code == 200
     async with await at.connect("ada", lastEventId=first["id"]) as behind:
         await behind.until("rt.live")
@@ -124,7 +125,7 @@ EXPECTED: list[tuple[float, str, dict[str, str]]] = [
     (2, "http_requests_total", {"route": "/internal/broadcast", "status": "200"}),
     (1, "http_requests_total", {"route": "/internal/emit", "status": "400"}),
     (1, "http_requests_total", {"route": "/internal/users/{id}/events", "status": "200"}),
-    (1, "http_requests_total", {"route": "other", "status": "404"}),
+    (2, "http_requests_total", {"route": "other", "status": "404"}),
     (5, "http_requests_total", {"route": "/ws/realtime", "status": "101"}),
     (7, "delivery_duration_seconds_count", {}),
     # The duplicate had a commit, and nothing to store.

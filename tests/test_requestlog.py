@@ -99,7 +99,7 @@ class Answering(RequestHandler):
 @pytest.mark.parametrize(("status", "level"), [(200, "debug"), (404, "debug"), (503, "error")])
 async def test_only_what_the_server_failed_at_is_an_error(status: int, level: str) -> None:
     requests = RequestLog()
-    requests.know(["/some"], {})
+    requests.know({"/some": Answering}, {})
     sock, port = bind_unused_port()
     server = HTTPServer(Application([("/.*", Answering)], log_function=requests))
     server.add_socket(sock)

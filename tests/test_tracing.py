@@ -72,7 +72,8 @@ async def test_of_a_batch_each_event_has_its_place_and_a_duplicate_is_called_one
             assert (committed["place"], committed["id"]) == (2, ids[2])
             dispatched = lines.entries(event="event dispatched")
             assert [(each["place"], each["id"]) for each in dispatched] == [(0, None), (2, ids[2])]
-            await at.emit({"type": "NEWS"}, "broadcast")
+            nested = json.loads("[" * 499 + "]" * 499)
+            await at.emit({"type": "NEWS", "payload": nested}, "broadcast")
             (news,) = lines.entries(event="event accepted", type="NEWS")
             assert news["user"] is None
 
