@@ -18,6 +18,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from archibald_rt import __version__, scrape
 from archibald_rt.errors import LogBrokenError, LogUnavailableError
 from archibald_rt.eventlog.sqlite import SQLiteLog
+from eventstreams import listen
 from logged import logged
 from support import READ_TOKEN, Harness, eventually, harness, token
 
@@ -94,6 +95,10 @@ async def a_bit_of_everything(at: Harness) -> None:
             async with await at.connect("ada") as third:
                 assert (await behind.closed())[0] == 4003
                 await third.until("rt.live")
+    async with await listen(at, "ada") as stream:
+        await stream.until("rt.live")
+        now = await scraped(at)
+        assert now("connections", dialect="sse", state="live") == 1
     async with await at.open({"token": "wrong"}) as refused:
         assert (await refused.closed())[0] == 1008
     async with await at.connect("ada", lastEventId="other:1") as lost:
@@ -115,6 +120,9 @@ EXPECTED: list[tuple[float, str, dict[str, str]]] = [
     (0, "connections", {}),
     (1, "connections_opened_total", {"dialect": "v1"}),
     (3, "connections_opened_total", {"dialect": "v2"}),
+    (1, "connections_opened_total", {"dialect": "sse"}),
+    # Whose client went without a word, as they do.
+    (1, "connections_closed_total", {"code": "1006"}),
     (1, "connections_closed_total", {"code": "4003"}),
     (1, "connections_closed_total", {"code": "1008"}),
     (2, "resumes_total", {}),
@@ -157,7 +165,7 @@ async def test_what_happened_is_counted(tmp_path: Path) -> None:
             now = await scraped(at)
             looked = now("event_loop_lag_seconds_count") > 0
             pruned = now("log_prune_runs_total", result="done") > 0
-            return now("connections_closed_total") == 5 and looked and pruned
+            return now("connections_closed_total") == 6 and looked and pruned
 
         await eventually(over)
         now = await scraped(at)
@@ -283,6 +291,21 @@ async def test_a_log_that_is_slow_to_answer_is_not_waited_for(
             assert not (await scraped(at)).has("log_bytes")
             (line,) = lines.entries(event="the log's metrics are left out")
             assert line["reason"] == "timed out"
+
+
+@pytest.mark.gen_test
+async def test_a_stream_that_is_ended_counts_with_the_code_it_was_told(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at:
+        async with await listen(at, "ada") as stream:
+            await stream.until("rt.live")
+            assert (await at.post("/internal/users/ada/disconnect", b"{}")).code == 200
+            await stream.until("rt.close")
+
+        async def counted() -> bool:
+            return (await scraped(at))("connections_closed_total", code="4002") == 1
+
+        await eventually(counted)
+        assert (await scraped(at))("connections_closed_total") == 1
 
 
 @pytest.mark.gen_test

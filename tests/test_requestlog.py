@@ -11,6 +11,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
 from archibald_rt.requestlog import RequestLog
+from eventstreams import listen
 from logged import logged
 from support import Harness, harness, problem_of, token
 
@@ -52,6 +53,8 @@ async def test_every_answer_names_the_request_and_so_does_every_problem(tmp_path
             assert problem_of(answer)["requestId"] == answer.headers["X-Request-Id"]
         async with await at.connect("u") as device:
             assert "X-Request-Id" in (device.socket.headers or {})
+        async with await listen(at, "u") as stream:
+            assert stream.head["X-Request-Id"]
         head, body = await _raw(at, b"GET / HTTP/1.1\nHost: x\r\n\r\n")
         assert f"X-Request-Id: {json.loads(body)['requestId']}".encode() in head
 
