@@ -31,19 +31,26 @@ class Revoker:
         self._turn = turn
         self._reception = reception
 
-    async def disconnect(self, user: str, *, revoke_before: int | None = None) -> int:
+    async def disconnect(
+        self, user: str, *, revoke_before: int | None = None, request_id: str = ""
+    ) -> int:
         """Cut off all devices of a user; returns how many.
 
         With a moment (in nanoseconds since 1970) the user's tokens issued before are revoked
-        first. Raises `DrainingError`, `LogUnavailableError` (nothing was done) or
-        `LogBrokenError` (they may have been revoked).
+        first. The log line has the ``request_id``. Raises `DrainingError`,
+        `LogUnavailableError` (nothing was done) or `LogBrokenError` (they may have been revoked).
         """
         revocation = None if revoke_before is None else UserRevocation(user, revoke_before)
         count = await self._revoke(revocation, lambda held: held.user == user)
-        _logger.info("user disconnected", devices=count, revoked=revocation is not None)
+        _logger.info(
+            "user disconnected",
+            devices=count,
+            revoked=revocation is not None,
+            request_id=request_id,
+        )
         return count
 
-    async def revoke_token(self, token_id: str, *, expires: int) -> int:
+    async def revoke_token(self, token_id: str, *, expires: int, request_id: str = "") -> int:
         """Revoke one token and cut off the devices that hold it; returns how many.
 
         ``expires`` is when it expires, in nanoseconds since 1970; where that is past nothing is
@@ -53,7 +60,9 @@ class Revoker:
         if expires >= self._reception.revocations.forgettable:
             revocation = TokenRevocation(token_id, expires)
         count = await self._revoke(revocation, lambda held: held.token_id == token_id)
-        _logger.info("token revoked", devices=count, expired=revocation is None)
+        _logger.info(
+            "token revoked", devices=count, expired=revocation is None, request_id=request_id
+        )
         return count
 
     async def _revoke(

@@ -60,6 +60,26 @@ async def test_every_answer_names_the_request_and_so_does_every_problem(tmp_path
 
 
 @pytest.mark.gen_test
+async def test_what_a_request_has_logged_has_its_id(tmp_path: Path) -> None:
+    revoked = b'{"jti":"x","expires":"2026-01-01T00:00:00Z"}'
+    async with harness(tmp_path) as at:
+        with logged("info") as lines:
+            async with await at.open({"token": "wrong"}, headers={"X-Request-Id": "r-1"}) as device:
+                await device.closed()
+            url = f"{at.server.public_url}/api/websocket/health"
+            await AsyncHTTPClient().fetch(url, headers={"X-Request-Id": "r-2"}, raise_error=False)
+            await at.post("/internal/users/ada/disconnect", b"{}", X_Request_Id="r-3")
+            await at.post("/internal/tokens/revoke", revoked, X_Request_Id="r-4")
+            found = {each["request_id"]: each["event"] for each in lines.entries()}
+    assert found == {
+        "r-1": "device refused",
+        "r-2": "health refused",
+        "r-3": "user disconnected",
+        "r-4": "token revoked",
+    }
+
+
+@pytest.mark.gen_test
 async def test_an_id_with_a_line_break_or_a_token_gets_nowhere(tmp_path: Path) -> None:
     async with harness(tmp_path) as at:
         with logged() as lines:

@@ -64,7 +64,9 @@ class DisconnectHandler(RevokingHandler, UserHandler):
         before = None
         if isinstance(asked.revokeBefore, str):
             before = instant_of(asked.revokeBefore, "revokeBefore")
-        return await self.revoker.disconnect(self.user, revoke_before=before)
+        return await self.revoker.disconnect(
+            self.user, revoke_before=before, request_id=self.request_id
+        )
 
 
 class RevokeTokenHandler(RevokingHandler):
@@ -74,4 +76,6 @@ class RevokeTokenHandler(RevokingHandler):
         """Revoke it and cut them off."""
         asked = decode_revoke(body)
         expires = instant_of(asked.expires, "expires")
-        return await self.revoker.revoke_token(asked.jti, expires=expires)
+        return await self.revoker.revoke_token(
+            asked.jti, expires=expires, request_id=self.request_id
+        )
