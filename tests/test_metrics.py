@@ -103,6 +103,10 @@ async def a_bit_of_everything(at: Harness) -> None:
         assert (await refused.closed())[0] == 1008
     async with await at.connect("ada", lastEventId="other:1") as lost:
         await lost.until("rt.live")
+    assert (await at.delete("/internal/users/ada/events")).code == 200
+    async with await at.connect("ada", lastEventId=first["id"]) as late:
+        await late.until("rt.gap")
+        await late.until("rt.live")
 
 
 EXPECTED: list[tuple[float, str, dict[str, str]]] = [
@@ -111,30 +115,31 @@ EXPECTED: list[tuple[float, str, dict[str, str]]] = [
     (2, "events_dispatched_total", {"class": "transient", "audience": "user"}),
     (1, "events_dispatched_total", {"class": "transient", "audience": "everybody"}),
     (1, "events_duplicate_total", {}),
-    # Three after the first, and then all five.
-    (8, "events_replayed_total", {}),
-    (10, "events_sent_total", {}),
+    # Three after the first, then all five, then the broadcast that is left.
+    (9, "events_replayed_total", {}),
+    (11, "events_sent_total", {}),
     (0, "events_dropped_total", {}),
     (1, "gaps_total", {"reason": "epoch"}),
-    (1, "gaps_total", {}),
+    (1, "gaps_total", {"reason": "expired"}),
+    (2, "gaps_total", {}),
     (0, "connections", {}),
     (1, "connections_opened_total", {"dialect": "v1"}),
-    (3, "connections_opened_total", {"dialect": "v2"}),
+    (4, "connections_opened_total", {"dialect": "v2"}),
     (1, "connections_opened_total", {"dialect": "sse"}),
     # Whose client went without a word, as they do.
     (1, "connections_closed_total", {"code": "1006"}),
     (1, "connections_closed_total", {"code": "4003"}),
     (1, "connections_closed_total", {"code": "1008"}),
-    (2, "resumes_total", {}),
+    (3, "resumes_total", {}),
     (1, "tokens_refused_total", {"reason": "malformed"}),
     (1, "tokens_refused_total", {}),
     (1, "limits_hit_total", {"limit": "devices"}),
     (5, "http_requests_total", {"route": "/internal/emit", "status": "200"}),
     (2, "http_requests_total", {"route": "/internal/broadcast", "status": "200"}),
     (1, "http_requests_total", {"route": "/internal/emit", "status": "400"}),
-    (1, "http_requests_total", {"route": "/internal/users/{id}/events", "status": "200"}),
+    (2, "http_requests_total", {"route": "/internal/users/{id}/events", "status": "200"}),
     (2, "http_requests_total", {"route": "other", "status": "404"}),
-    (5, "http_requests_total", {"route": "/ws/realtime", "status": "101"}),
+    (6, "http_requests_total", {"route": "/ws/realtime", "status": "101"}),
     (7, "delivery_duration_seconds_count", {}),
     # The duplicate had a commit, and nothing to store.
     (5, "commit_duration_seconds_count", {}),
@@ -142,6 +147,7 @@ EXPECTED: list[tuple[float, str, dict[str, str]]] = [
     (5, "commit_events_sum", {}),
     (0, "commits_failed_total", {}),
     (5, "log_head", {}),
+    (4, "log_erased_events_total", {}),
     (7 * 86400, "log_max_age_seconds", {}),
     (1 << 30, "log_limit_bytes", {}),
     (0, "outbox_bytes", {}),
@@ -165,7 +171,7 @@ async def test_what_happened_is_counted(tmp_path: Path) -> None:
             now = await scraped(at)
             looked = now("event_loop_lag_seconds_count") > 0
             pruned = now("log_prune_runs_total", result="done") > 0
-            return now("connections_closed_total") == 6 and looked and pruned
+            return now("connections_closed_total") == 7 and looked and pruned
 
         await eventually(over)
         now = await scraped(at)

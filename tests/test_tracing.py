@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from archibald_rt.tracing import Trace
 from logged import Lines, logged
 from support import harness
 
@@ -96,7 +97,11 @@ async def test_of_many_connections_a_line_names_some(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_above_debug_no_line_is_made_of_an_event(tmp_path: Path) -> None:
     async with harness(tmp_path) as at:
+        trace = Trace("epoch")
+        with logged():
+            assert trace.on
         with logged("info") as lines:
+            assert not trace.on
             await at.emit({"userId": "ada", "type": "A"})
             async with await at.connect("ada", lastEventId="earliest") as device:
                 await device.until("rt.live")
