@@ -321,3 +321,50 @@ async def test_a_draining_server_says_that_it_is_not_ready(tmp_path: Path) -> No
         at.server._reception.draining = True  # type: ignore[attr-defined]  # noqa: SLF001 - what a drain begins with
         now = await scraped(at)
         assert (now("ready"), now("draining")) == (0, 1)
+
+
+@pytest.mark.gen_test
+async def test_failing_commits_and_pruning_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        raise LogUnavailableError("the disk is full")
+
+    async with harness(tmp_path, {"log.prune_every": "10ms"}) as at:
+        with logged(), monkeypatch.context() as patching:
+            for name in ("append", "probe", "prune"):
+                patching.setattr(SQLiteLog, name, fails)
+            assert (await at.post("/internal/emit", b'{"userId":"u","type":"A"}')).code == 503
+            now = await scraped(at)
+            assert (now("commits_failing"), now("ready")) == (1, 0)
+            assert now("commits_failed_total") >= 1
+            assert now("http_requests_total", route="/internal/emit", status="503") == 1
+
+            async def pruning_failed() -> bool:
+                return (await scraped(at))("log_prune_runs_total", result="failed") > 0
+
+            await eventually(pruning_failed)
+
+        async def well() -> bool:
+            return (await scraped(at))("ready") == 1
+
+        await eventually(well)
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_breaks_the_rules_counts_with_what_it_was_told(
+    tmp_path: Path,
+) -> None:
+    async with harness(tmp_path) as at:
+        async with await at.connect("ada") as device:
+            await device.until("rt.live")
+            assert device.socket.protocol is not None
+            assert device.socket.protocol.stream is not None
+            # No client may send a frame that is not masked.
+            await device.socket.protocol.stream.write(b"\x81\x01a")
+            assert (await device.closed())[0] == 1002
+
+        async def counted() -> bool:
+            return (await scraped(at))("connections_closed_total", code="1002") == 1
+
+        await eventually(counted)
