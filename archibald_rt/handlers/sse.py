@@ -53,14 +53,14 @@ class EventsHandler(BaseHandler, StreamHandler):
     async def head(self) -> None:
         """Answer as `get` would, without a stream."""
         try:
-            crowded = not self._admits_address()
-            if not crowded:
+            if self._admits_address():
                 await self._identity()
         except AuthError:
             self._refuse()
             return
         self.set_stream_headers()
-        await self.flush()
+        # Before it is finished, which would give it a length.
+        self.flush()
 
     async def get(self) -> None:
         """Let the device in, or say why not.
