@@ -576,12 +576,15 @@ async def test_head_says_what_get_would_and_other_methods_are_refused(tmp_path: 
                     assert "Content-Length" not in device.head
                     assert await device.body() == b""
         for method in ("POST", "PUT", "DELETE", "PATCH"):
-            headers = {"Connection": "close", "Content-Length": "0"}
+            own = server.server.public_url
+            headers = {"Connection": "close", "Content-Length": "0", "Origin": own}
             async with await ask(
                 server, {"token": token("u")}, method=method, headers=headers
             ) as device:
                 assert device.status == 405
                 assert device.head["Allow"] == "GET, HEAD, OPTIONS"
+                # What is made of an error begins its headers anew.
+                assert device.head["Access-Control-Allow-Origin"] == own
                 problem(device, await device.body())
         assert await nobody(server)
 
