@@ -214,7 +214,11 @@ async def ask(
     lines = [f"{method} /events?{urlencode(query)} HTTP/{version}", f"Host: {at.netloc}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     device = Listening(reader, writer)
-    await device.shake_hands("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    try:
+        await device.shake_hands("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    except BaseException:
+        writer.close()
+        raise
     return device
 
 

@@ -16,6 +16,7 @@ from archibald_rt import eventstream, streamdevice
 from archibald_rt.auth import jwks
 from archibald_rt.errors import LogBrokenError, LogUnavailableError
 from archibald_rt.eventlog.sqlite import SQLiteLog
+from archibald_rt.session import Session
 from archibald_rt.sse import COMMENT, RETRY
 from eventstreams import Listening, ask, listen
 from issuer import Issuer, certificate_files, issuing, jwk, signed
@@ -208,9 +209,9 @@ async def test_comments_come_while_nothing_else_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streamdevice, "COMMENT_EVERY", 0.05)
-    overrides = {"delivery.heartbeat": "100ms", "delivery.stall_timeout": "0"}
+    # They have nothing to do with the heartbeat of others; the looks for stalls are as frequent.
+    overrides = {"delivery.heartbeat": "0", "delivery.stall_timeout": "500ms"}
     async with harness(tmp_path, overrides) as server, await listen(server, "u") as device:
-        # A WebSocket that never answers a ping would be gone by the third.
         for _ in range(5):
             await device.commented()
         await server.emit({"userId": "u", "type": "A"})
@@ -390,6 +391,23 @@ async def test_a_log_that_cannot_be_read_ends_it_with_a_reason(
                 assert await device.closed() == end
                 assert device.events.retry is not None
                 assert (device.events.retry > RETRY) is (end[0] == 1013)
+
+
+@pytest.mark.gen_test
+async def test_a_fault_while_it_is_let_in_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_args: object) -> None:
+        raise LookupError
+
+    async with harness(tmp_path) as server:
+        with monkeypatch.context() as patch, silenced("archibald_rt.handlers"):
+            patch.setattr(Session, "start", failing)
+            with pytest.raises(asyncio.IncompleteReadError):
+                await listen(server, "u")
+        await eventually(lambda: nobody(server))
+        async with await listen(server, "u") as device:
+            await device.until("rt.live")
 
 
 # Who is not let in
