@@ -16,6 +16,7 @@ from archibald_rt import eventstream, streamdevice
 from archibald_rt.auth import jwks
 from archibald_rt.errors import LogBrokenError, LogUnavailableError
 from archibald_rt.eventlog.sqlite import SQLiteLog
+from archibald_rt.handlers import sse as handler
 from archibald_rt.session import Session
 from archibald_rt.sse import COMMENT, RETRY
 from eventstreams import Listening, ask, listen
@@ -312,6 +313,8 @@ async def test_a_device_that_is_owed_something_and_stalls_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(eventstream, "CLOSING", 0.1)
+    # By what a WebSocket is ended by, and not by the kernel.
+    monkeypatch.setattr(handler, "GONE_AFTER", 0)
     overrides = {"delivery.stall_timeout": "500ms", "delivery.max_outbox": "256KiB"}
     async with harness(tmp_path, overrides) as server:
         await server.emit([{"userId": "u", "type": "A", "payload": "x" * 60_000}] * 100)
