@@ -13,6 +13,7 @@ from archibald_rt.auth import BearerTokens
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.eventlog import EventLog
 from archibald_rt.handlers.admin import ConnectionsHandler, StatsHandler
+from archibald_rt.handlers.assets import Asset, AssetHandler
 from archibald_rt.handlers.base import InternalNotFoundHandler, NotFoundHandler
 from archibald_rt.handlers.documents import DocumentHandler
 from archibald_rt.handlers.emit import (
@@ -54,6 +55,8 @@ def public_app(
     """Return what devices talk to. Nothing of the internal application is routed here."""
     dialects = {"v1": V1(), "v2": V2(log.epoch, stamp)}
     counted = {"hub": hub, "order": order, "reception": reception}
+    client = Asset.of_package("client.js", "text/javascript; charset=utf-8")
+    types = Asset.of_package("client.d.ts", "text/plain; charset=utf-8")
     return PublicApplication(
         proxies,
         [
@@ -62,6 +65,8 @@ def public_app(
             (r"/healthz", HealthzHandler),
             (r"/readyz", ReadyzHandler, {"order": order, "reception": reception}),
             (r"/api/websocket/health", WebSocketHealthHandler, counted),
+            (r"/client\.js", AssetHandler, {"asset": client}),
+            (r"/client\.d\.ts", AssetHandler, {"asset": types}),
         ],
         requests=requests,
         default_handler_class=NotFoundHandler,

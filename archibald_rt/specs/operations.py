@@ -36,6 +36,7 @@ EVENTS = "text/event-stream"
 
 Lines = Annotated[str, Meta(description="An emission a line, each as in JSON; at most 10,000.")]
 MetricsText = Annotated[str, Meta(description="A sample a line, with what it is before it.")]
+Source = Annotated[str, Meta(description="The text of the file.")]
 Document = Annotated[dict[str, Any], Meta(description="A document such as this one.")]
 Jwt = Annotated[str, Meta(max_length=8192, pattern=r"^[A-Za-z0-9_.-]*$")]
 Text = Annotated[str, Meta(max_length=200)]
@@ -103,6 +104,7 @@ _REFUSED = (400, 409, 413, 415, 503, 504)
 _EITHER = (EMIT, READ)
 _EMISSIONS = {JSON: (EmissionBody, Batch), NDJSON: (Lines,)}
 _UNREADY = {503: Answer("The last commit failed, or the server drains.", (Problem,), PROBLEM)}
+_UNCHANGED = {304: Answer("The caller has it already, by `If-None-Match`.")}
 _PAGE = (
     Parameter("after", "query", CursorText | Literal[""], "What comes after it is returned."),
     Parameter(
@@ -267,6 +269,22 @@ OPERATIONS = (
         {200: Answer("The figures of this process.", (Health,))},
         (USER, USER_IN_QUERY),
         (401, 403),
+    ),
+    Operation(
+        *(PUBLIC, "get", "/client.js", "clientJs", "The JavaScript client, a module"),
+        {200: Answer("The module.", (Source,), "text/javascript; charset=utf-8"), **_UNCHANGED},
+    ),
+    Operation(
+        *(PUBLIC, "head", "/client.js", "headClientJs", "The same without a body"),
+        {200: Answer("It is there."), **_UNCHANGED},
+    ),
+    Operation(
+        *(PUBLIC, "get", "/client.d.ts", "clientTypes", "Its types, for TypeScript"),
+        {200: Answer("The types.", (Source,), "text/plain; charset=utf-8"), **_UNCHANGED},
+    ),
+    Operation(
+        *(PUBLIC, "head", "/client.d.ts", "headClientTypes", "The same without a body"),
+        {200: Answer("They are there."), **_UNCHANGED},
     ),
 )
 """All of them."""
