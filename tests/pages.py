@@ -22,7 +22,9 @@ window.follow = async (options = {}, url = "/") => {
   for (const name of ["rt.state", "rt.gap", "rt.live", "rt.unauthorized"]) {
     rt.on(name, (what) => told.push([name, what]));
   }
-  rt.on("rt.error", ({ error, during }) => told.push(["rt.error", { during, said: String(error) }]));
+  rt.on("rt.error", ({ error, during }) => {
+    told.push(["rt.error", { during, said: String(error) }]);
+  });
   rt.on("N", ({ payload }) => {
     seen.push(payload.n);
     if (window.kept) kept.seen = JSON.stringify(seen);
@@ -39,9 +41,9 @@ class ClientPage:
     def __init__(self, page: Page) -> None:
         self.page = page
 
-    async def follow(self, **options: object) -> None:
+    async def follow(self, url: str = "/", **options: object) -> None:
         """Connect with these options; handles events of type ``N`` by their payload's ``n``."""
-        await self.page.evaluate("(options) => follow(options)", options)
+        await self.page.evaluate("([options, url]) => follow(options, url)", [options, url])
 
     async def run(self, script: str) -> Any:
         """Run an expression in the page, and return what it gives."""
@@ -73,7 +75,9 @@ class ClientPage:
 
     async def until_seen(self, *numbers: int) -> None:
         """Wait until just these were handled, in this order."""
-        await self.until(f"JSON.stringify(seen) === {json.dumps(json.dumps(numbers)).replace(' ', '')}")
+        await self.until(
+            f"JSON.stringify(seen) === {json.dumps(json.dumps(numbers)).replace(' ', '')}"
+        )
 
 
 @asynccontextmanager

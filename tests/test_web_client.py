@@ -1,0 +1,563 @@
+"""The JavaScript client in a real browser, against a real server."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browsing import Browser, browser
+from faults.proxy import proxied
+from pages import ClientPage, client_page
+from processes import ServerProcess, serving
+from relays import relayed
+from support import Harness, eventually, harness, settings_for, token
+
+pytestmark = pytest.mark.needs("chromium")
+
+HOUR = 3_600_000
+"""A wait, in milliseconds, that no test sees the end of."""
+
+
+class Tokens:
+    """An issuer that gives a user the same token until it has expired, as caches do."""
+
+    def __init__(self, user: str, lifetime: float) -> None:
+        self.issued = 0
+        self._user = user
+        self._lifetime = lifetime
+        self._token, self._expires = "", 0.0
+
+    def fresh(self) -> str:
+        """Return the user's token."""
+        if time.time() >= self._expires:
+            self.issued += 1
+            self._expires = time.time() + self._lifetime
+            self._token = token(self._user, exp=self._expires)
+        return self._token
+
+
+class Numbers:
+    """Emits numbered events to a user as long as it runs, each until it is accepted."""
+
+    def __init__(self, server: ServerProcess, folder: Path, user: str) -> None:
+        self.server = server
+        self.last = 0
+        self._folder = folder
+        self._user = user
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Emit until stopped."""
+        while not self._stopping:
+            n = self.last + 1
+            body = {"userId": self._user, "type": "N", "payload": {"n": n}, "key": f"n{n}"}
+            with contextlib.suppress(OSError):
+                emitter = Harness(self.server, settings_for(self._folder))
+                answer = await emitter.post("/internal/emit", json.dumps(body).encode())
+                if answer.code == 200:
+                    self.last = n
+            await asyncio.sleep(0.005)
+
+    def stop(self) -> None:
+        """Emit nothing after the next one."""
+        self._stopping = True
+
+
+async def emit(server: Harness, user: str, *numbers: int) -> None:
+    """Emit numbered events to a user."""
+    events = [{"userId": user, "type": "N", "payload": {"n": n}} for n in numbers]
+    await server.emit(events)
+
+
+@contextlib.asynccontextmanager
+async def following(
+    chromium: Browser, page_url: str, user: str, **options: Any
+) -> AsyncIterator[ClientPage]:
+    """Open a page whose client follows a user, and wait until it is live."""
+    async with client_page(chromium, page_url, lambda: token(user)) as page:
+        await page.follow(**options)
+        await page.until("told.some(([name]) => name === 'rt.live')")
+        yield page
+
+
+# The whole of it
+
+
+@pytest.mark.gen_test(timeout=170)
+async def test_every_event_comes_once_and_in_order_whatever_happens(tmp_path: Path) -> None:
+    limits = {
+        "ARCHIBALD_RT_DELIVERY_CONNECTS_PER_USER_PER_MINUTE": "0",
+        "ARCHIBALD_RT_AUTH_LEEWAY": "0s",
+    }
+    tokens = Tokens("u", 3)
+    quick = {"from": "earliest", "pingAfter": 300, "pongWithin": 1000, "connectTimeout": 3000}
+    async with contextlib.AsyncExitStack() as running:
+        first = running.enter_context(serving(tmp_path, limits))
+        proxy = await running.enter_async_context(proxied(first.public_url, buffer=None))
+        numbers = Numbers(first, tmp_path, "u")
+        emitting = asyncio.create_task(numbers.run())
+        chromium = await running.enter_async_context(browser())
+        pages = {
+            how: await running.enter_async_context(client_page(chromium, proxy.url, tokens.fresh))
+            for how in TRANSPORTS
+        }
+
+        async def follow() -> None:
+            for how, page in pages.items():
+                await page.follow(**quick, transport=how)
+
+        async def progress() -> None:
+            goal = numbers.last + 10
+            for page in pages.values():
+                await page.until(f"seen.length >= {goal}")
+
+        async def lose() -> None:
+            for page in pages.values():
+                await page.until("rt.state === 'reconnecting'")
+
+        await follow()
+        await progress()
+
+        # The server is killed; for a while there is none.
+        first.signal(signal.SIGKILL)
+        first.wait()
+        await lose()
+        second = running.enter_context(serving(tmp_path, limits))
+        numbers.server = second
+        proxy.target = ("127.0.0.1", int(second.public_url.rpartition(":")[2]))
+        await progress()
+
+        # The network is dead, without a word; then the device knows that it has none.
+        proxy.partition(swallow=True)
+        await lose()
+        await chromium.context.set_offline(offline=True)
+        proxy.heal()
+        goal = numbers.last + 10
+        await eventually(lambda: numbers.last >= goal)
+        await chromium.context.set_offline(offline=False)
+        await progress()
+
+        # The pages are loaded anew, in the midst of it.
+        for page in pages.values():
+            await page.page.reload()
+        await follow()
+        await progress()
+
+        # Tokens expire while nobody hurries to replace them.
+        issued = tokens.issued
+        await eventually(lambda: tokens.issued >= issued + 2)
+        await progress()
+
+        numbers.stop()
+        await emitting
+        for page in pages.values():
+            await page.until(f"seen.length >= {numbers.last}")
+            assert await page.seen() == list(range(1, numbers.last + 1))
+            # Every event came to the end of its way.
+            assert await page.told("rt.error") == []
+
+
+TRANSPORTS = ("websocket",)
+
+
+# Tokens
+
+
+@pytest.mark.gen_test
+async def test_a_token_is_replaced_in_place_before_it_expires(tmp_path: Path) -> None:
+    given: list[str] = []
+
+    def fresh() -> str:
+        given.append(token("u", exp=time.time() + 1))
+        return given[-1]
+
+    async with harness(tmp_path, {"auth.leeway": "30s"}) as server, browser() as chromium:
+        async with client_page(chromium, server.server.public_url, fresh) as page:
+            await page.follow()
+            await eventually(lambda: len(given) >= 3)
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+            assert await page.told("rt.state") == [{"state": "connected"}]
+            assert await page.told("rt.unauthorized") == []
+            # Also where the device's clock is an hour behind: the server's counts.
+            await page.run("rt.close()")
+            await page.run("Date.now = () => performance.timeOrigin - 3600000")
+            already = len(given)
+            await page.follow()
+            await eventually(lambda: len(given) >= already + 2)
+            assert await page.state() == "connected"
+            assert await page.told("rt.unauthorized") == []
+
+
+@pytest.mark.gen_test
+async def test_an_expired_token_is_followed_by_a_new_one(tmp_path: Path) -> None:
+    tokens = Tokens("u", 1)
+    async with harness(tmp_path, {"auth.leeway": "0s"}) as server, browser() as chromium:
+        async with client_page(chromium, server.server.public_url, tokens.fresh) as page:
+            await page.follow()
+            await page.until("told.some(([, what]) => what.code === 4001)")
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+            unauthorized = (await page.told("rt.unauthorized"))[0]
+            assert unauthorized == {"code": 4001, "reason": "Token expired"}
+
+
+@pytest.mark.gen_test
+async def test_who_is_refused_kicked_or_crowded_out_returns_as_it_should(tmp_path: Path) -> None:
+    one_device = {"delivery.devices_per_user": "1"}
+    async with harness(tmp_path, one_device) as server, browser() as chromium:
+        url = server.server.public_url
+
+        async def kick(user: str) -> None:
+            answer = await server.post(f"/internal/users/{user}/disconnect", b"{}")
+            assert json.loads(answer.body) == {"disconnected": 1}
+
+        async with following(chromium, url, "kicked") as page:
+            await kick("kicked")
+            await page.until("told.some(([, what]) => what.reconnected)")
+            kicked = {"code": 4002, "reason": "Disconnected"}
+            assert await page.told("rt.unauthorized") == [kicked]
+            assert [state["state"] for state in await page.told("rt.state")] == [
+                *("connected", "reconnecting", "connected")
+            ]
+
+        async with following(chromium, url, "fixed", token=token("fixed")) as page:
+            # A token that can't be another one is of no use any more.
+            await kick("fixed")
+            await page.until("rt.state === 'disconnected'")
+            assert (await page.told("rt.state"))[-1] == {"state": "disconnected", **kicked}
+            await page.run("rt.reconnect()")
+            await page.until("rt.state === 'connected'")
+
+        async with following(chromium, url, "crowd") as page:
+            async with following(chromium, url, "crowd") as newer:
+                await page.until("rt.state === 'disconnected'")
+                crowded = {"state": "disconnected", "code": 4003, "reason": "Too many devices"}
+                assert (await page.told("rt.state"))[-1] == crowded
+                # Not even when somebody looks at it.
+                await page.run("dispatchEvent(new Event('online'))")
+                await newer.run("rt.send({ type: 'x' })")
+                assert await page.state() == "disconnected"
+                assert await newer.state() == "connected"
+                await page.run("rt.reconnect()")
+                await newer.until("rt.state === 'disconnected'")
+
+        given: list[str] = []
+        good = False
+
+        def forged() -> str:
+            given.append(
+                token("u") if good else token("u", secret="another secret of 32 bytes or more")
+            )
+            return given[-1]
+
+        async with client_page(chromium, url, forged) as page:
+            await page.follow(token="no.token.atall")
+            await page.until("rt.state === 'disconnected'")
+            refused = {"code": 1008, "reason": "Authentication failed"}
+            assert await page.told("rt.state") == [{"state": "disconnected", **refused}]
+
+            await page.run("told.length = 0")
+            await page.follow(backoffMin=HOUR, backoffMax=HOUR)
+            await page.until("told.some(([, what]) => what.retryInMs > 0)")
+            # One more try at once, and no third before the wait is over.
+            assert await page.told("rt.unauthorized") == [refused, refused]
+            assert len(given) == 2
+            good = True
+            await page.run("rt.reconnect()")
+            await page.until("rt.state === 'connected'")
+
+
+# Gaps
+
+
+@pytest.mark.gen_test
+async def test_what_can_not_be_had_any_more_is_told(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server, browser() as chromium:
+        url = server.server.public_url
+        async with following(chromium, url, "u") as page:
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+            key, cursor = f"archibald_rt {url} u", await page.run("rt.cursor")
+            assert await page.run(f"sessionStorage[{key!r}]") == cursor
+            await page.run("rt.close()")
+            await emit(server, "u", 2, 3)
+            await server.delete("/internal/users/u/events")
+            await emit(server, "u", 4)
+            await page.follow()
+            await page.until_seen(1, 4)
+            (gap,) = await page.told("rt.gap")
+            assert (gap["requested"], gap["reason"]) == (cursor, "expired")
+
+        # What is retained comes again, under a cursor of this log.
+        epoch = cursor.partition(":")[0]
+        for stored, reason in (("other:9", "epoch"), (f"{epoch}:999", "ahead")):
+            await emit(server, reason, 7, 8)
+            async with client_page(chromium, url, lambda user=reason: token(user)) as page:  # type: ignore[misc]  # its default binds this user
+                key = f"archibald_rt {url} {reason}"
+                await page.run(f"sessionStorage[{key!r}] = {stored!r}")
+                await page.follow()
+                await page.until_seen(7, 8)
+                (gap,) = await page.told("rt.gap")
+                assert gap == {"requested": stored, "missingThrough": None, "reason": reason}
+                assert await page.run(f"sessionStorage[{key!r}]") == await page.run("rt.cursor")
+                assert (await page.run("rt.cursor")).startswith(epoch)
+
+
+# What the network does
+
+
+@pytest.mark.gen_test
+async def test_what_is_lost_doubled_or_garbled_on_the_way_is_noticed(tmp_path: Path) -> None:
+    async with (
+        harness(tmp_path) as server,
+        relayed(server.server.public_url) as relay,
+        browser() as chromium,
+    ):
+        async with following(chromium, relay.url, "u") as page:
+
+            def mangled(text: str) -> list[str]:
+                """Lose the second event once, and double the fourth."""
+                if '"n": 2}' in text and len(relay.asked) == 1:
+                    return []
+                return [text, text] if '"n": 4}' in text else [text]
+
+            relay.mangle = mangled
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+            first = await page.run("rt.cursor")
+            await emit(server, "u", 2, 3, 4, 5)
+            await page.until_seen(1, 2, 3, 4, 5)
+            (breach,) = await page.told("rt.error")
+            assert breach["during"] == "protocol"
+            assert "comes after" in breach["said"]
+            assert relay.asked == ["", f"lastEventId={first.replace(':', '%3A')}"]
+
+            # One that sends what nobody can read is left, and none of it is handled.
+            relay.mangle = lambda text: ["no JSON"] if '"n": 6}' in text else [text]
+            await emit(server, "u", 6)
+            await eventually(lambda: len(relay.asked) >= 3)
+            relay.mangle = lambda text: ["[]"] if len(relay.asked) < 5 else [text]
+            relay.end(1011)
+            await eventually(lambda: len(relay.asked) >= 5)
+            await page.until_seen(1, 2, 3, 4, 5, 6)
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_fell_silent_is_left(tmp_path: Path) -> None:
+    async with (
+        harness(tmp_path) as server,
+        relayed(server.server.public_url) as relay,
+        browser() as chromium,
+    ):
+        silence: dict[str, Any] = {"pingAfter": 50, "pongWithin": 50, "connectTimeout": 1000}
+        url = server.server.public_url
+        async with following(chromium, relay.url, "u", **silence) as page:
+            await page.run("told.length = 0")
+            relay.mangle = lambda _text: []
+            await page.until("rt.state === 'reconnecting'")
+            assert (await page.told("rt.state"))[0]["reason"] == "the server fell silent"
+            # So is one that never begins.
+            await page.until("told.some(([, what]) => what.reason === 'connecting took too long')")
+            relay.mangle = lambda text: [text]
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+
+
+@pytest.mark.gen_test
+async def test_waits_end_when_the_page_is_seen_or_online_or_told_to(tmp_path: Path) -> None:
+    async with (
+        harness(tmp_path) as server,
+        relayed(server.server.public_url) as relay,
+        browser() as chromium,
+    ):
+        waits = {"backoffMin": HOUR, "backoffMax": HOUR}
+        async with following(chromium, relay.url, "u", **waits) as page:
+            for end in (
+                "dispatchEvent(new Event('online'))",
+                "document.dispatchEvent(new Event('visibilitychange'))",
+                "rt.reconnect()",
+            ):
+                relay.end(1011, "a fault")
+                await page.until("rt.state === 'reconnecting'")
+                change = (await page.told("rt.state"))[-1]
+                assert (change["code"], change["reason"]) == (1011, "a fault")
+                assert change["retryInMs"] > 0
+                await page.run(end)
+                await page.until("rt.state === 'connected'")
+
+
+@pytest.mark.gen_test
+async def test_a_draining_server_says_when_to_return(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as running:
+        async with harness(tmp_path) as first:
+            proxy = await running.enter_async_context(proxied(first.server.public_url, buffer=None))
+            chromium = await running.enter_async_context(browser())
+            page = await running.enter_async_context(
+                client_page(chromium, proxy.url, lambda: token("u"))
+            )
+            await page.follow(backoffMin=HOUR, backoffMax=HOUR)
+            await page.until("rt.state === 'connected'")
+        await page.until("rt.state === 'reconnecting'")
+        change = (await page.told("rt.state"))[-1]
+        assert (change["code"], change["reason"]) == (1001, "Server going away")
+        assert change["retryInMs"] <= 5000
+        second = await running.enter_async_context(harness(tmp_path))
+        proxy.target = ("127.0.0.1", int(second.server.public_url.rpartition(":")[2]))
+        await page.run("rt.reconnect()")
+        await emit(second, "u", 1)
+        await page.until_seen(1)
+        await page.run("rt.close()")
+
+
+# Handlers
+
+
+@pytest.mark.gen_test
+async def test_an_event_is_handled_when_its_handlers_are_done(tmp_path: Path) -> None:
+    async with (
+        harness(tmp_path) as server,
+        relayed(server.server.public_url) as relay,
+        browser() as chromium,
+    ):
+        url = server.server.public_url
+        async with following(chromium, relay.url, "u", maxQueued=3000) as page:
+            key = f"archibald_rt {relay.url} u"
+            before = await page.run("rt.cursor")
+            await page.run("rt.on('N', () => { throw new Error('a handler') }); 0")
+            await page.run("rt.on('*', async () => { throw new Error('another') }); 0")
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+            await page.until("told.filter(([name]) => name === 'rt.error').length === 2")
+            for said in await page.told("rt.error"):
+                assert said["during"] == "handler"
+            assert await page.run("rt.cursor") != before
+
+            # One whose handler is at work holds back those after it, and the cursor.
+            await page.run("window.held = new Promise((done) => { window.release = done }); 0")
+            await page.run("rt.on('N', () => held); 0")
+            await emit(server, "u", 2, 3)
+            await page.until("seen.length === 2")
+            handled = await page.run("rt.cursor")
+            assert handled == await page.run(f"sessionStorage[{key!r}]")
+            assert await page.seen() == [1, 2]
+
+            # A page that is loaded anew in the midst of it gets it again, and misses nothing.
+            await page.page.reload()
+            await page.follow(maxQueued=3000)
+            await page.until_seen(1, 2, 2, 3)
+
+            # More than it may keep it leaves in the log, until it has caught up.
+            await page.run("window.held = new Promise((done) => { window.release = done }); 0")
+            await page.run("rt.on('N', () => held); 0")
+            connects = len(relay.asked)
+            payload = "x" * 1000
+            many = [
+                {"userId": "u", "type": "N", "payload": {"n": n, "x": payload}}
+                for n in range(4, 14)
+            ]
+            await server.emit(many)
+            await page.until("rt.state === 'reconnecting'")
+            assert (await page.told("rt.state"))[-1]["reason"] == "handlers are behind"
+            assert len(relay.asked) == connects
+            await page.run("release()")
+            await page.until_seen(1, 2, 2, *range(3, 14))
+            assert len(relay.asked) > connects
+
+            # Closed while a handler is at work: it is waited for, and nothing follows.
+            await page.run("window.held = new Promise((done) => { window.release = done }); 0")
+            await page.run("rt.on('N', () => held); 0")
+            await emit(server, "u", 14, 15)
+            await page.until("seen.at(-1) === 14")
+            await page.run("window.over = false; rt.close().then(() => { over = true }); 0")
+            assert await page.state() == "disconnected"
+            assert await page.run("over") is False
+            await page.run("release()")
+            await page.until("over")
+            assert (await page.seen())[-1] == 14
+            last = await server.emit({"userId": "other", "type": "N"})
+            epoch, _, seq = last["id"].partition(":")
+            assert await page.run(f"sessionStorage[{key!r}]") == f"{epoch}:{int(seq) - 2}"
+
+
+@pytest.mark.gen_test
+async def test_it_does_without_storage_and_uses_one_of_yours(tmp_path: Path) -> None:
+    async with (
+        harness(tmp_path) as server,
+        relayed(server.server.public_url) as relay,
+        browser() as chromium,
+    ):
+        url = server.server.public_url
+        refusing = "Object.defineProperty(window, 'sessionStorage', { get() { throw Error(); } })"
+        await chromium.context.add_init_script(refusing)
+        async with following(chromium, relay.url, "u") as page:
+            assert await page.run("window.kept") is None
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+            relay.end(1011)
+            await page.until("rt.state === 'reconnecting'")
+            await emit(server, "u", 2)
+            await page.until_seen(1, 2)
+            await page.run("rt.close()")
+
+            # An asynchronous one; it fails at first, and may be slow.
+            await page.run(
+                """
+                window.stored = []; window.failures = 2;
+                window.own = {
+                  async get() {
+                    if (failures-- > 0) throw new Error("no store");
+                    return stored.at(-1);
+                  },
+                  async set(key, cursor) { stored.push(cursor); },
+                };
+                """
+            )
+            follow = "follow({ store: own, from: 'earliest', backoffMin: 20, backoffMax: 50 })"
+            await page.run("told.length = 0")
+            await page.run(follow)
+            await page.until_seen(1, 2)
+            assert [each["during"] for each in await page.told("rt.error")] == ["store"] * 2
+            await page.run("rt.close()")
+            assert await page.run("stored.at(-1) === rt.cursor")
+            await page.run(follow)
+            await emit(server, "u", 3)
+            await page.until_seen(3)
+
+
+@pytest.mark.gen_test
+async def test_it_sends_messages_and_tells_what_is_none(tmp_path: Path) -> None:
+    heard: list[tuple[str, bytes | str]] = []
+    async with (
+        harness(tmp_path, on_message=lambda m: heard.append((m.user, m.message))) as server,
+        browser() as chromium,
+    ):
+        async with following(chromium, server.server.public_url, "ü€ser") as page:
+            message = {"type": "cancel", "payload": {"jobId": "7"}}
+            assert await page.run(f"rt.send({json.dumps(message)})") is True
+            await eventually(lambda: heard)
+            ((user, text),) = heard
+            assert (user, json.loads(text)) == ("ü€ser", message)
+            # The user's id is read from the token as the server reads it.
+            assert await page.run(
+                "Object.keys(sessionStorage).some((key) => key.endsWith(' ü€ser'))"
+            )
+            await page.run("rt.close()")
+            assert await page.run("rt.send({ type: 'late' })") is False
+            for wrong in (
+                *("rt.send({})", "rt.send('text')", "rt.send({ type: 'rt.auth' })"),
+                *(
+                    "rt.on('rt.stat', () => {})",
+                    "follow({}, 'ftp://x')",
+                    "follow({ token: '' }, '//')",
+                ),
+                *("follow({ transport: 'pigeon' })", "follow({}, '/?token=x')"),
+            ):
+                caught = f"(async () => {wrong})().then(() => 'none', (error) => error.name)"
+                assert await page.run(caught) == "TypeError", wrong
