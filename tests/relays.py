@@ -39,7 +39,7 @@ class Relay:
         self.asked: list[str] = []
         """The queries of all handshakes, refused ones included."""
         self.streams = 0
-        """How many connections asked for ``/events``."""
+        """How many requests there were for ``/events``."""
         self.url = ""
         self._sockets: set[asyncio.StreamWriter] = set()
         self._others: set[asyncio.StreamWriter] = set()
@@ -70,22 +70,31 @@ class Relay:
         head = await reader.readuntil(b"\r\n\r\n")
         path = urlsplit(head.split(b" ", 2)[1].decode())
         is_socket = b"upgrade: websocket" in head.lower()
-        self.streams += path.path == "/events" and head.startswith(b"GET ")
         if is_socket:
             self.asked.append(path.query)
             if self.blocked:
                 return
         from_server, server = await asyncio.open_connection(*self.target)
         try:
-            server.write(head)
+            self._pass_up(head, server)
             if is_socket:
                 self._sockets.add(writer)
                 writer.write(await from_server.readuntil(b"\r\n\r\n"))
             down = self._messages if is_socket else self._bytes
-            ways = [self._bytes(reader, server), down(from_server, writer)]
-            await asyncio.gather(*ways)
+            await asyncio.gather(self._requests(reader, server), down(from_server, writer))
         finally:
             server.close()
+
+    def _pass_up(self, data: bytes, server: asyncio.StreamWriter) -> None:
+        # A browser's request comes in one piece, and one connection has many of them.
+        self.streams += data.startswith(b"GET /events")
+        server.write(data)
+
+    async def _requests(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                self._pass_up(data, server)
+        server.close()
 
     @staticmethod
     async def _bytes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -20,6 +20,7 @@ from support import Harness, eventually, harness, settings_for, token
 
 pytestmark = pytest.mark.needs("chromium")
 
+TRANSPORTS = ("websocket", "sse")
 HOUR = 3_600_000
 """A wait, in milliseconds, that no test sees the end of."""
 
@@ -163,9 +164,6 @@ async def test_every_event_comes_once_and_in_order_whatever_happens(tmp_path: Pa
             assert await page.told("rt.error") == []
 
 
-TRANSPORTS = ("websocket",)
-
-
 # Tokens
 
 
@@ -218,35 +216,37 @@ async def test_who_is_refused_kicked_or_crowded_out_returns_as_it_should(tmp_pat
             answer = await server.post(f"/internal/users/{user}/disconnect", b"{}")
             assert json.loads(answer.body) == {"disconnected": 1}
 
-        async with following(chromium, url, "kicked") as page:
-            await kick("kicked")
-            await page.until("told.some(([, what]) => what.reconnected)")
-            kicked = {"code": 4002, "reason": "Disconnected"}
-            assert await page.told("rt.unauthorized") == [kicked]
-            assert [state["state"] for state in await page.told("rt.state")] == [
-                *("connected", "reconnecting", "connected")
-            ]
+        for how in TRANSPORTS:
+            async with following(chromium, url, f"kicked {how}", transport=how) as page:
+                await kick(f"kicked%20{how}")
+                await page.until("told.some(([, what]) => what.reconnected)")
+                kicked = {"code": 4002, "reason": "Disconnected"}
+                assert await page.told("rt.unauthorized") == [kicked]
+                assert [state["state"] for state in await page.told("rt.state")] == [
+                    *("connected", "reconnecting", "connected")
+                ]
 
-        async with following(chromium, url, "fixed", token=token("fixed")) as page:
-            # A token that can't be another one is of no use any more.
-            await kick("fixed")
-            await page.until("rt.state === 'disconnected'")
-            assert (await page.told("rt.state"))[-1] == {"state": "disconnected", **kicked}
-            await page.run("rt.reconnect()")
-            await page.until("rt.state === 'connected'")
-
-        async with following(chromium, url, "crowd") as page:
-            async with following(chromium, url, "crowd") as newer:
+            async with following(
+                chromium, url, "", token=token(f"fixed {how}"), transport=how
+            ) as page:
+                # A token that can't be another one is of no use any more.
+                await kick(f"fixed%20{how}")
                 await page.until("rt.state === 'disconnected'")
-                crowded = {"state": "disconnected", "code": 4003, "reason": "Too many devices"}
-                assert (await page.told("rt.state"))[-1] == crowded
-                # Not even when somebody looks at it.
-                await page.run("dispatchEvent(new Event('online'))")
-                await newer.run("rt.send({ type: 'x' })")
-                assert await page.state() == "disconnected"
-                assert await newer.state() == "connected"
+                assert (await page.told("rt.state"))[-1] == {"state": "disconnected", **kicked}
                 await page.run("rt.reconnect()")
-                await newer.until("rt.state === 'disconnected'")
+                await page.until("rt.state === 'connected'")
+
+            async with following(chromium, url, how, transport=how) as page:
+                async with following(chromium, url, how, transport=how) as newer:
+                    await page.until("rt.state === 'disconnected'")
+                    crowded = {"state": "disconnected", "code": 4003, "reason": "Too many devices"}
+                    assert (await page.told("rt.state"))[-1] == crowded
+                    # Not even when somebody looks at it.
+                    await page.run("dispatchEvent(new Event('online'))")
+                    assert await page.state() == "disconnected"
+                    assert await newer.state() == "connected"
+                    await page.run("rt.reconnect()")
+                    await newer.until("rt.state === 'disconnected'")
 
         given: list[str] = []
         good = False
@@ -258,20 +258,24 @@ async def test_who_is_refused_kicked_or_crowded_out_returns_as_it_should(tmp_pat
             return given[-1]
 
         async with client_page(chromium, url, forged) as page:
-            await page.follow(token="no.token.atall")
-            await page.until("rt.state === 'disconnected'")
-            refused = {"code": 1008, "reason": "Authentication failed"}
-            assert await page.told("rt.state") == [{"state": "disconnected", **refused}]
+            for how in TRANSPORTS:
+                good = False
+                await page.follow(token="no.token.atall", transport=how)
+                await page.until("rt.state === 'disconnected'")
+                refused = {"code": 1008, "reason": "Authentication failed"}
+                assert await page.told("rt.state") == [{"state": "disconnected", **refused}]
 
-            await page.run("told.length = 0")
-            await page.follow(backoffMin=HOUR, backoffMax=HOUR)
-            await page.until("told.some(([, what]) => what.retryInMs > 0)")
-            # One more try at once, and no third before the wait is over.
-            assert await page.told("rt.unauthorized") == [refused, refused]
-            assert len(given) == 2
-            good = True
-            await page.run("rt.reconnect()")
-            await page.until("rt.state === 'connected'")
+                await page.run("told.length = 0")
+                given.clear()
+                await page.follow(backoffMin=HOUR, backoffMax=HOUR, transport=how)
+                await page.until("told.some(([, what]) => what.retryInMs > 0)")
+                # One more try at once, and no third before the wait is over.
+                assert await page.told("rt.unauthorized") == [refused, refused]
+                assert len(given) == 2
+                good = True
+                await page.run("rt.reconnect()")
+                await page.until("rt.state === 'connected'")
+                await page.run("rt.close(); told.length = 0")
 
 
 # Gaps
@@ -391,6 +395,52 @@ async def test_waits_end_when_the_page_is_seen_or_online_or_told_to(tmp_path: Pa
                 assert change["retryInMs"] > 0
                 await page.run(end)
                 await page.until("rt.state === 'connected'")
+
+
+@pytest.mark.gen_test
+async def test_where_websockets_get_nowhere_it_takes_server_sent_events(tmp_path: Path) -> None:
+    async with (
+        harness(tmp_path) as server,
+        relayed(server.server.public_url) as relay,
+        browser() as chromium,
+    ):
+        relay.blocked = True
+        async with following(chromium, relay.url, "u") as page:
+            # Twice in vain, then both, one right after the other.
+            assert await page.run("rt.transport") == "sse"
+            assert (len(relay.asked), relay.streams) == (3, 1)
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+            assert await page.run("rt.send({ type: 'x' })") is False
+
+            # It stays with what works.
+            relay.cut()
+            await page.until("told.some(([, what]) => what.reconnected)")
+            assert await page.run("rt.transport") == "sse"
+            assert (len(relay.asked), relay.streams) == (3, 2)
+            await emit(server, "u", 2)
+            await page.until_seen(1, 2)
+            await page.run("rt.close(); told.length = 0")
+
+            # Some time later a connect tries again, and takes a WebSocket where it can.
+            await page.follow(websocketAgainAfter=0)
+            await page.until("rt.state === 'connected'")
+            assert await page.run("rt.transport") == "sse"
+            relay.blocked = False
+            relay.cut()
+            await page.until("told.some(([, what]) => what.reconnected)")
+            assert await page.run("rt.transport") == "websocket"
+            await emit(server, "u", 3)
+            await page.until_seen(1, 2, 3)
+            await page.run("rt.close(); told.length = 0")
+
+            # Who asks for one transport gets no other.
+            relay.blocked = True
+            streams = relay.streams
+            await page.follow(transport="websocket", backoffMax=20)
+            tries = "told.filter(([name]) => name === 'rt.state').length"
+            await page.until(f"{tries} > 3")
+            assert relay.streams == streams
 
 
 @pytest.mark.gen_test
