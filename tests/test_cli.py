@@ -214,7 +214,7 @@ def test_serve_dev_prints_what_works_when_it_is_pasted(tmp_path: Path) -> None:
         server.send_signal(signal.SIGTERM)
         assert server.wait(PATIENCE) == 0
     assert json.loads(ended.stdout)["durable"] is True
-    assert 'new WebSocket("ws://127.0.0.1:' in printed
+    assert 'import("http://127.0.0.1:' in printed
 
 
 def test_help_is_there_for_every_command(tmp_path: Path) -> None:

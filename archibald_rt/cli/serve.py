@@ -63,7 +63,6 @@ def _throw_away(settings: Settings) -> dict[tuple[str, str], str]:
 def _how_to_try(settings: Settings, running: Server, made: dict[tuple[str, str], str]) -> str:
     """Return lines to paste; only secrets that were made for this run are shown in them."""
     token = mint(settings, DEV_USER) if settings.auth.jwt_secret else "(one of your issuer's)"
-    socket_url = running.public_url.replace("http", "ws", 1) + "/ws/realtime"
     emission = json.dumps({"userId": DEV_USER, "type": "HELLO", "payload": {"text": "it works"}})
     secret = made.get(("auth", "jwt_secret"), "(as configured)")
     emit_token = made.get(("internal", "emit_tokens"), "(as configured)")
@@ -76,8 +75,10 @@ A server to try out. Secrets that are shown here are thrown away when it stops.
 
 Listen, in the console of any browser page:
 
-  ws = new WebSocket("{socket_url}", ["archibald.v2", "bearer.{token}"]);
-  ws.onmessage = m => console.log(m.data)
+  import("{running.public_url}/client.js").then(({{ connect }}) => {{
+    rt = connect("{running.public_url}", {{ token: "{token}" }});
+    rt.on("*", event => console.log(event.type, event.payload));
+  }});
 
 Emit, in another terminal:
 
