@@ -97,7 +97,12 @@ async def test_every_event_comes_once_and_in_order_whatever_happens(tmp_path: Pa
         "ARCHIBALD_RT_AUTH_LEEWAY": "0s",
     }
     tokens = Tokens("u", 3)
-    quick = {"from": "earliest", "pingAfter": 300, "pongWithin": 1000, "connectTimeout": 3000}
+    quick: dict[str, Any] = {
+        "from": "earliest",
+        "pingAfter": 300,
+        "pongWithin": 1000,
+        "connectTimeout": 3000,
+    }
     async with contextlib.AsyncExitStack() as running:
         first = running.enter_context(serving(tmp_path, limits))
         proxy = await running.enter_async_context(proxied(first.public_url, buffer=None))

@@ -88,11 +88,20 @@ async def emit_number(server: Harness, n: int) -> None:
     assert (await server.post("/internal/emit", body.encode())).code == 200
 
 
-@pytest.mark.needs("node")
+@pytest.mark.needs("node", "npm")
 def test_the_examples_of_the_page_can_be_read(tmp_path: Path) -> None:
-    blocks = re.findall(r"^```js\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 4
-    for number, block in enumerate(blocks):
-        example = tmp_path / f"{number}.mjs"
-        example.write_text(block)
-        run("node", "--check", example, folder=tmp_path)
+    tool("tsc")
+    blocks = re.findall(r"^```(jsx?|ts)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert {language for language, _ in blocks} == {"js", "jsx", "ts"}
+    check = tmp_path / "check.cjs"
+    check.write_text(f"""
+        const ts = require({json.dumps(str(WEB / "node_modules" / "typescript"))});
+        const compilerOptions = {{ jsx: ts.JsxEmit.ReactJSX }};
+        for (const [language, text] of {json.dumps(blocks)}) {{
+          const fileName = `example.${{language}}`;
+          const options = {{ compilerOptions, fileName, reportDiagnostics: true }};
+          const {{ diagnostics }} = ts.transpileModule(text, options);
+          for (const each of diagnostics) console.log(each.messageText, text);
+        }}
+    """)
+    assert run("node", check, folder=tmp_path) == ""
