@@ -366,7 +366,6 @@ async def test_a_connection_that_fell_silent_is_left(tmp_path: Path) -> None:
         browser() as chromium,
     ):
         silence: dict[str, Any] = {"pingAfter": 50, "pongWithin": 50, "connectTimeout": 1000}
-        url = server.server.public_url
         async with following(chromium, relay.url, "u", **silence) as page:
             await page.run("told.length = 0")
             relay.mangle = lambda _text: []
@@ -481,7 +480,6 @@ async def test_an_event_is_handled_when_its_handlers_are_done(tmp_path: Path) ->
         relayed(server.server.public_url) as relay,
         browser() as chromium,
     ):
-        url = server.server.public_url
         async with following(chromium, relay.url, "u", maxQueued=3000) as page:
             key = f"archibald_rt {relay.url} u"
             before = await page.run("rt.cursor")
@@ -548,7 +546,6 @@ async def test_it_does_without_storage_and_uses_one_of_yours(tmp_path: Path) -> 
         relayed(server.server.public_url) as relay,
         browser() as chromium,
     ):
-        url = server.server.public_url
         refusing = "Object.defineProperty(window, 'sessionStorage', { get() { throw Error(); } })"
         await chromium.context.add_init_script(refusing)
         async with following(chromium, relay.url, "u") as page:

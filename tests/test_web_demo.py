@@ -56,6 +56,15 @@ async def test_the_demonstration_shows_jobs_as_they_go_on(tmp_path: Path) -> Non
         await expect(page.locator("article span")).to_have_text("done")
         assert "token" not in page.url
         assert chromium.complaints == []
+        # By Server-Sent Events the browser asks first whether a page of this origin may.
+        streaming = f"""
+            (async () => {{
+                const {{ connect }} = await import("{url}/client.js");
+                window.rt = connect("{url}", {{ token: "{token("demo")}", transport: "sse" }});
+            }})()
+        """
+        await page.evaluate(streaming)
+        await page.wait_for_function("rt.state === 'connected'")
         await page.get_by_label("User token").fill("wrong")
         await page.get_by_role("button", name="Connect").click()
         status = page.get_by_role("status")

@@ -120,6 +120,8 @@
 const SUBPROTOCOL = "archibald.v2";
 const ABNORMAL = 1006;
 const RESERVED = "rt.";
+const NO_TOKEN = "the token has to be a JSON Web Token";
+const TOKEN = /^[\w.-]+$/;
 const TOLD = new Set(["rt.state", "rt.gap", "rt.live", "rt.unauthorized", "rt.error"]);
 
 // The close codes of docs/protocol.md after which only a new token helps, and after which a client
@@ -326,10 +328,8 @@ export class Realtime {
   async #askForToken() {
     const { token } = this.#options;
     const given = typeof token === "function" ? await token() : token;
-    if (typeof given !== "string" || !/^[\w.~+/=-]+$/.test(given)) {
-      // Said without its text: an error ends in logs.
-      throw new TypeError("the token is empty or holds characters that no header can");
-    }
+    // Said without its text: an error ends in logs.
+    if (typeof given !== "string" || !TOKEN.test(given)) throw new TypeError(NO_TOKEN);
     return given;
   }
 
@@ -1047,7 +1047,7 @@ function endpoints(url) {
   const scheme = { "http:": "http", "ws:": "http", "https:": "https", "wss:": "https" }[
     address.protocol
   ];
-  if (scheme === undefined || address.search || address.hash || address.username) {
+  if (scheme === undefined || address.search || address.hash || address.username + address.password) {
     throw new TypeError("a server's address begins http(s):// or ws(s)://, and holds no query");
   }
   const path = address.pathname.replace(/\/+$/, "").replace(/\/ws\/realtime$/, "");
@@ -1057,8 +1057,8 @@ function endpoints(url) {
 
 /** @param {Options} options */
 function checkOptions({ token, transport = "auto", WebSocket: own }) {
-  if (typeof token !== "string" && typeof token !== "function") {
-    throw new TypeError("token is a text, or a function that gives one");
+  if (typeof token !== "function" && (typeof token !== "string" || !TOKEN.test(token))) {
+    throw new TypeError(`${NO_TOKEN}, or a function that gives one`);
   }
   if (!["auto", "websocket", "sse"].includes(transport)) {
     throw new TypeError("transport is auto, websocket or sse");
