@@ -298,8 +298,13 @@ async def test_what_can_not_be_had_any_more_is_told(tmp_path: Path) -> None:
             await page.run("rt.close()")
             await emit(server, "u", 2, 3)
             await server.delete("/internal/users/u/events")
-            await emit(server, "u", 4)
+            await page.run("told.length = 0")
             await page.follow()
+            await page.until("told.some(([name]) => name === 'rt.live')")
+            # What is missing is the same at the next connect, and is no news.
+            await server.post("/internal/users/u/disconnect", b"{}")
+            await page.until("told.some(([, what]) => what.reconnected)")
+            await emit(server, "u", 4)
             await page.until_seen(1, 4)
             (gap,) = await page.told("rt.gap")
             assert (gap["requested"], gap["reason"]) == (cursor, "expired")
@@ -537,6 +542,44 @@ async def test_an_event_is_handled_when_its_handlers_are_done(tmp_path: Path) ->
             last = await server.emit({"userId": "other", "type": "N"})
             epoch, _, seq = last["id"].partition(":")
             assert await page.run(f"sessionStorage[{key!r}]") == f"{epoch}:{int(seq) - 2}"
+
+
+# Counts how often a timer of 100 ms goes off, which is the watch over a connection.
+COUNT_LOOKS = """
+    window.looks = 0;
+    const wait = window.setTimeout.bind(window);
+    window.setTimeout = (act, ms) => wait(() => { looks += ms === 100; act(); }, ms);
+"""
+
+
+@pytest.mark.gen_test
+async def test_a_stream_that_has_to_wait_for_handlers_is_not_taken_for_a_silent_one(
+    tmp_path: Path,
+) -> None:
+    options: dict[str, Any] = {
+        "transport": "sse",
+        "maxQueued": 1000,
+        "pingAfter": 100,
+        "pongWithin": 100,
+    }
+    async with harness(tmp_path) as server, browser() as chromium:
+        async with client_page(chromium, server.server.public_url, lambda: token("u")) as page:
+            await page.run(COUNT_LOOKS)
+            # Its comments come every 15 s, so it would be left soon were it not for the events.
+            await page.follow(**options)
+            await page.run("window.held = new Promise((done) => { window.release = done }); 0")
+            await page.run("rt.on('N', () => held); 0")
+            events = [
+                {"userId": "u", "type": "N", "payload": {"n": n, "x": "x" * 999}} for n in (1, 2, 3)
+            ]
+            await page.until("rt.state === 'connected'")
+            await server.emit(events)
+            await page.until("seen.length === 1")
+            await page.run("told.length = 0; looks = 0")
+            await page.until("looks >= 6")
+            assert await page.told("rt.state") == []
+            await page.run("release()")
+            await page.until_seen(1, 2, 3)
 
 
 @pytest.mark.gen_test

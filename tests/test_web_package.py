@@ -13,6 +13,7 @@ from support import Harness, harness, token
 
 CLIENT = Path(__file__).parent.parent / "archibald_rt" / "web"
 WEB = Path(__file__).parent / "web"
+TEXT = "é € 😀"
 PAGE = Path(__file__).parent.parent / "docs" / "javascript.md"
 
 
@@ -58,10 +59,18 @@ async def test_it_follows_a_user_in_node(application: Path, tmp_path: Path) -> N
     (application / "listen.mjs").write_text("""
         import { connect } from "archibald-rt-client";
         const [url, token] = process.argv.slice(2);
-        const rt = connect(url, { token, from: "earliest", transport: "sse" });
+        // Byte by byte, as a network may have it.
+        const transform = (all, to) => all.forEach((byte) => to.enqueue(Uint8Array.of(byte)));
+        const pieces = () => new TransformStream({ transform });
+        const slow = async (...words) => {
+          const answer = await fetch(...words);
+          return new Response(answer.body.pipeThrough(pieces()), answer);
+        };
+        const rt = connect(url, { token, from: "earliest", transport: "sse", fetch: slow });
         rt.on("N", async ({ payload, raw }) => {
           await new Promise((done) => setImmediate(done));
-          console.log(JSON.stringify([payload.n, raw.includes("12345678901234567890")]));
+          const whole = raw.includes("12345678901234567890");
+          console.log(JSON.stringify([payload.n, payload.text, whole]));
           if (payload.n === 3) void rt.close();
         });
         rt.on("rt.live", ({ replayed }) => console.log(JSON.stringify(["live", replayed])));
@@ -76,15 +85,18 @@ async def test_it_follows_a_user_in_node(application: Path, tmp_path: Path) -> N
         )
         assert node.stdout is not None
         lines = [json.loads(await node.stdout.readline()) for _ in range(3)]
-        assert lines == [[1, True], [2, True], ["live", 2]]
+        assert lines == [[1, TEXT, True], [2, TEXT, True], ["live", 2]]
         await emit_number(server, 3)
         rest, _ = await node.communicate()
-        assert [json.loads(line) for line in rest.splitlines()] == [[3, True]]
+        assert [json.loads(line) for line in rest.splitlines()] == [[3, TEXT, True]]
         assert node.returncode == 0
 
 
 async def emit_number(server: Harness, n: int) -> None:
-    body = f'{{"userId":"u","type":"N","payload":{{"n":{n},"big":12345678901234567890}}}}'
+    payload = (
+        f'{{"n":{n},"text":{json.dumps(TEXT, ensure_ascii=False)},"big":12345678901234567890}}'
+    )
+    body = f'{{"userId":"u","type":"N","payload":{payload}}}'
     assert (await server.post("/internal/emit", body.encode())).code == 200
 
 
