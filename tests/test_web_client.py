@@ -96,7 +96,7 @@ async def test_every_event_comes_once_and_in_order_whatever_happens(tmp_path: Pa
         "ARCHIBALD_RT_DELIVERY_CONNECTS_PER_USER_PER_MINUTE": "0",
         "ARCHIBALD_RT_AUTH_LEEWAY": "0s",
     }
-    tokens = Tokens("u", 3)
+    tokens = Tokens("u", 2)
     quick: dict[str, Any] = {
         "from": "earliest",
         "pingAfter": 300,
@@ -157,7 +157,7 @@ async def test_every_event_comes_once_and_in_order_whatever_happens(tmp_path: Pa
 
         # Tokens expire while nobody hurries to replace them.
         issued = tokens.issued
-        await eventually(lambda: tokens.issued >= issued + 2)
+        await eventually(lambda: tokens.issued > issued)
         await progress()
 
         numbers.stop()
@@ -207,8 +207,8 @@ async def test_an_expired_token_is_followed_by_a_new_one(tmp_path: Path) -> None
             await page.until("told.some(([, what]) => what.code === 4001)")
             await emit(server, "u", 1)
             await page.until_seen(1)
-            unauthorized = (await page.told("rt.unauthorized"))[0]
-            assert unauthorized == {"code": 4001, "reason": "Token expired"}
+            expired = {"code": 4001, "reason": "Token expired"}
+            assert expired in await page.told("rt.unauthorized")
 
 
 @pytest.mark.gen_test
@@ -375,7 +375,8 @@ async def test_a_connection_that_fell_silent_is_left(tmp_path: Path) -> None:
             await page.run("told.length = 0")
             relay.mangle = lambda _text: []
             await page.until("rt.state === 'reconnecting'")
-            assert (await page.told("rt.state"))[0]["reason"] == "the server fell silent"
+            reasons = [state.get("reason") for state in await page.told("rt.state")]
+            assert "the server fell silent" in reasons
             # So is one that never begins.
             await page.until("told.some(([, what]) => what.reason === 'connecting took too long')")
             relay.mangle = lambda text: [text]
@@ -596,7 +597,7 @@ async def test_it_does_without_storage_and_uses_one_of_yours(tmp_path: Path) -> 
             await emit(server, "u", 1)
             await page.until_seen(1)
             relay.end(1011)
-            await page.until("rt.state === 'reconnecting'")
+            await page.until("told.some(([, what]) => what.state === 'reconnecting')")
             await emit(server, "u", 2)
             await page.until_seen(1, 2)
             await page.run("rt.close()")

@@ -14,7 +14,8 @@ from support import Harness, harness, token
 CLIENT = Path(__file__).parent.parent / "archibald_rt" / "web"
 WEB = Path(__file__).parent / "web"
 TEXT = "é € 😀"
-PAGE = Path(__file__).parent.parent / "docs" / "javascript.md"
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +102,10 @@ async def emit_number(server: Harness, n: int) -> None:
 
 
 @pytest.mark.needs("node", "npm")
-def test_the_examples_of_the_page_can_be_read(tmp_path: Path) -> None:
+def test_the_examples_of_all_pages_can_be_read(tmp_path: Path) -> None:
     tool("tsc")
-    blocks = re.findall(r"^```(jsx?|ts)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    text = "".join(page.read_text() for page in PAGES)
+    blocks = re.findall(r"^```(jsx?|ts)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert {language for language, _ in blocks} == {"js", "jsx", "ts"}
     check = tmp_path / "check.cjs"
     check.write_text(f"""
