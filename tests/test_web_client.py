@@ -196,6 +196,13 @@ async def test_a_token_is_replaced_in_place_before_it_expires(tmp_path: Path) ->
             await eventually(lambda: len(given) >= already + 2)
             assert await page.state() == "connected"
             assert await page.told("rt.unauthorized") == []
+            # A stream can't be told of it, so another one begins with it.
+            await page.run("rt.close(); told.length = 0")
+            await page.follow(transport="sse")
+            await page.until("told.filter(([, what]) => what.reason === 'a new token').length > 1")
+            await emit(server, "u", 2)
+            await page.until_seen(1, 2)
+            assert await page.told("rt.unauthorized") == []
 
 
 @pytest.mark.gen_test
@@ -212,7 +219,7 @@ async def test_an_expired_token_is_followed_by_a_new_one(tmp_path: Path) -> None
 
 
 @pytest.mark.gen_test
-async def test_who_is_refused_kicked_or_crowded_out_returns_as_it_should(tmp_path: Path) -> None:
+async def test_who_is_kicked_or_crowded_out_returns_as_it_should(tmp_path: Path) -> None:
     one_device = {"delivery.devices_per_user": "1"}
     async with harness(tmp_path, one_device) as server, browser() as chromium:
         url = server.server.public_url
@@ -252,6 +259,25 @@ async def test_who_is_refused_kicked_or_crowded_out_returns_as_it_should(tmp_pat
                     assert await newer.state() == "connected"
                     await page.run("rt.reconnect()")
                     await newer.until("rt.state === 'disconnected'")
+
+
+@pytest.mark.gen_test
+async def test_a_refused_token_is_followed_by_another_without_haste(tmp_path: Path) -> None:
+    async with harness(tmp_path) as server, browser() as chromium:
+        url = server.server.public_url
+        # Another user has another place: nothing of theirs is replayed by this one's cursor.
+        user = "first"
+        async with client_page(chromium, url, lambda: token(user)) as page:
+            await page.follow()
+            await page.until("rt.state === 'connected'")
+            await emit(server, "first", 1)
+            await page.until_seen(1)
+            user = "second"
+            await emit(server, "second", 7)
+            await server.post("/internal/users/first/disconnect", b"{}")
+            await page.until("told.some(([, what]) => what.reconnected)")
+            await emit(server, "second", 8)
+            await page.until_seen(1, 8)
 
         given: list[str] = []
         good = False

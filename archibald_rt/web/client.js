@@ -559,7 +559,6 @@ export class Realtime {
  * @property {boolean} [lasted] Whether it went live and stayed for a while.
  * @property {boolean} [progressed] Whether a durable event came.
  * @property {number | undefined} [afterMs] When to return, as the server asked for.
- *
  */
 
 /** @typedef {Closed & Outcome} End */
@@ -802,8 +801,8 @@ class Handlers {
    * @returns {Promise<unknown>[]}
    */
   tell(type, given) {
-    const types = type.startsWith(RESERVED) ? [type] : [type, "*"];
-    const called = types.flatMap((name) => [...(this.#byType.get(name) ?? [])]);
+    const types = new Set(type.startsWith(RESERVED) ? [type] : [type, "*"]);
+    const called = [...types].flatMap((name) => [...(this.#byType.get(name) ?? [])]);
     /** @type {Promise<unknown>[]} */
     const pending = [];
     const fail = (/** @type {unknown} */ error) => {
