@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from browsing import Browser, browser
@@ -16,7 +17,7 @@ from faults.proxy import proxied
 from pages import ClientPage, client_page
 from processes import ServerProcess, serving
 from relays import relayed
-from support import Harness, eventually, harness, settings_for, token
+from support import SECRET, Harness, eventually, harness, settings_for, token
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -656,11 +657,14 @@ async def test_it_does_without_storage_and_uses_one_of_yours(tmp_path: Path) -> 
 @pytest.mark.gen_test
 async def test_it_sends_messages_and_tells_what_is_none(tmp_path: Path) -> None:
     heard: list[tuple[str, bytes | str]] = []
+    # As many issuers write it, without the escapes of Python's.
+    claims = json.dumps({"userId": "ü€ser"}, ensure_ascii=False).encode()
+    in_utf8 = jwt.PyJWS().encode(claims, SECRET, algorithm="HS256")
     async with (
         harness(tmp_path, on_message=lambda m: heard.append((m.user, m.message))) as server,
         browser() as chromium,
     ):
-        async with following(chromium, server.server.public_url, "ü€ser") as page:
+        async with following(chromium, server.server.public_url, "", token=in_utf8) as page:
             message = {"type": "cancel", "payload": {"jobId": "7"}}
             assert await page.run(f"rt.send({json.dumps(message)})") is True
             await eventually(lambda: heard)
