@@ -680,7 +680,7 @@ class Connection {
   /** @param {string} text */
   #receive(text) {
     this.#heard = true;
-    if (this.#over || text === "pong") return;
+    if (text === "pong") return;
     try {
       const message = JSON.parse(text);
       if (typeof message?.type !== "string") throw new Breach("a message without a type");
