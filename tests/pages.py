@@ -1,6 +1,5 @@
 """Pages of a real browser that use the JavaScript client, as a test sees them."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -93,5 +92,3 @@ async def client_page(
         yield ClientPage(page)
     finally:
         await page.close()
-        # Its connections end before the server does.
-        await asyncio.sleep(0)

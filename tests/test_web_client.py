@@ -328,12 +328,16 @@ async def test_what_can_not_be_had_any_more_is_told(tmp_path: Path) -> None:
             await page.run("told.length = 0")
             await page.follow()
             await page.until("told.some(([name]) => name === 'rt.live')")
-            # What is missing is the same at the next connect, and is no news.
+            # It is told once, at a connect and over a reload.
             await server.post("/internal/users/u/disconnect", b"{}")
             await page.until("told.some(([, what]) => what.reconnected)")
+            (gap,) = await page.told("rt.gap")
+            await page.page.reload()
+            await page.follow()
+            await page.until("told.some(([name]) => name === 'rt.live')")
+            assert await page.told("rt.gap") == []
             await emit(server, "u", 4)
             await page.until_seen(1, 4)
-            (gap,) = await page.told("rt.gap")
             assert (gap["requested"], gap["reason"]) == (cursor, "expired")
 
         # What is retained comes again, under a cursor of this log.

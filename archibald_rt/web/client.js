@@ -404,11 +404,14 @@ export class Realtime {
     const { type, payload } = message;
     if (!type.startsWith(RESERVED)) this.#takeEvent(connection, place, message, text);
     else if (type === "rt.gap") {
-      if (place.gap(payload)) this.#inbox.put("rt.gap", payload, place.position, 0);
+      place.gap(payload);
+      this.#inbox.put("rt.gap", payload, place.position, 0);
     } else if (type === "rt.live") {
       const { cursor, replayed } = payload;
+      const { reconnected } = connection;
       connection.live = true;
-      this.#inbox.put("rt.live", { cursor, replayed, reconnected: connection.reconnected }, null, 0);
+      place.live();
+      this.#inbox.put("rt.live", { cursor, replayed, reconnected }, place.position, 0);
     } else if (type === "rt.auth") this.#replaceLater(connection, payload.expires, message);
     else if (type === "rt.reconnect") connection.afterMs = payload.afterMs;
     else if (type === "rt.close") connection.end(payload);
@@ -721,7 +724,8 @@ class Breach extends Error {}
 /** Where a client stands in its stream, over all its connections. */
 class Place {
   #before = "";
-  #lastGap = "";
+  /** @type {string | null} */
+  #missing = null;
 
   /** @param {string | null} position The cursor that the next connection resumes by. */
   constructor(position) {
@@ -732,6 +736,7 @@ class Place {
   welcome(cursor) {
     if (this.position === null || this.position === "earliest") this.position = cursor;
     this.#before = cursor;
+    this.#missing = null;
   }
 
   /**
@@ -752,15 +757,17 @@ class Place {
     return true;
   }
 
-  /** Returns whether a gap is news. @param {Gap} gap */
+  /** @param {Gap} gap */
   gap(gap) {
     // The old cursor is void: repeated ids are told from here on.
     if (gap.reason !== "expired") this.position = this.#before;
-    // A quiet user's loss lies after its position at every connect; once is enough.
-    const text = JSON.stringify(gap);
-    const news = text !== this.#lastGap;
-    this.#lastGap = text;
-    return news;
+    else this.#missing = gap.missingThrough;
+  }
+
+  /** The backlog is done: what is missing is passed by now, and need not be told at every connect. */
+  live() {
+    const passed = this.#missing;
+    if (passed !== null && !repeats(passed, this.position)) this.position = passed;
   }
 }
 
