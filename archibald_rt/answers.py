@@ -20,6 +20,15 @@ from archibald_rt.shapes import (
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 """How many events a page holds at most, unless the request says so, and whatever it says."""
 
+MAX_CONNECTIONS = 100_000
+"""How many connections may be asked for at once."""
+
+MAX_PATTERNS = 20
+"""How many patterns of types whoever watches may name."""
+
+ConnectionOrder = Literal["oldest", "newest", "slow"]
+"""Which connections are listed first; the slow ones are those that are owed most."""
+
 HealthStatus = Literal["healthy", "idle", "offline"]
 
 
@@ -128,12 +137,13 @@ class OutboxFigures(msgspec.Struct, frozen=True):
 
 
 class LogFigures(msgspec.Struct, frozen=True):
-    """The log; `fault` says why the last commit failed."""
+    """The log; `limit` of its size is null for none, `fault` says why the last commit failed."""
 
     epoch: str
     head: Count
     dispatched: Count
     bytes: Count
+    limit: Count | None
     pruned: Count
     erased: Count
     fault: str | None
@@ -163,18 +173,23 @@ class ConnectionState(msgspec.Struct, frozen=True, rename="camel"):
     user_id: UserId
     transport: Transport
     protocol: DialectName
+    address: str | None
     since: Timestamp
     state: Literal["live", "behind"]
     position: Count
+    behind_by: Count
     outbox_bytes: Count
     sent: Count
     dropped: Count
+    silent_ms: Count | None
+    round_trip_ms: Milliseconds | None
 
 
 class Connections(msgspec.Struct, frozen=True):
-    """Everybody who is connected."""
+    """Those who are connected and were asked for, as many as fit, and how many there are."""
 
     connections: list[ConnectionState]
+    total: Count
 
 
 class RetainedEvent(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from archibald_rt.eventlog import EventLog
 from archibald_rt.handlers.admin import ConnectionsHandler, StatsHandler
 from archibald_rt.handlers.assets import Asset, AssetHandler
 from archibald_rt.handlers.base import InternalNotFoundHandler, NotFoundHandler
+from archibald_rt.handlers.console import ConsoleHandler, console_files
 from archibald_rt.handlers.documents import DocumentHandler
 from archibald_rt.handlers.emit import (
     BroadcastHandler,
@@ -27,6 +28,7 @@ from archibald_rt.handlers.metrics import MetricsHandler
 from archibald_rt.handlers.realtime import RealtimeHandler
 from archibald_rt.handlers.revoke import DisconnectHandler, RevokeTokenHandler
 from archibald_rt.handlers.sse import EventsHandler
+from archibald_rt.handlers.stream import TrafficHandler
 from archibald_rt.handlers.users import UserEventsHandler
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
@@ -153,6 +155,7 @@ def internal_app(  # noqa: PLR0913 - each handler is given what it needs, and th
 ) -> Application:
     """Return what back ends and operators talk to."""
     tokens = {"emit_tokens": emit_tokens, "read_tokens": read_tokens}
+    files = console_files()
     emitting = {
         **tokens,
         "reader": reader,
@@ -169,14 +172,18 @@ def internal_app(  # noqa: PLR0913 - each handler is given what it needs, and th
         "upkeep": upkeep,
     }
     reading = {**tokens, "hub": hub, "log": log, "upkeep": upkeep, "broken": reception.broken}
+    receiving = {"hub": hub, "reception": reception}
     revoking = {**tokens, "revoker": revoker, "max_body": max_body}
     return InternalApplication(
         [
+            (r"/console", ConsoleHandler, {"files": files}),
+            (r"/console/[^/]*", ConsoleHandler, {"files": files}),
             (r"/internal/emit", EmitHandler, emitting),
             (r"/internal/broadcast", BroadcastHandler, emitting),
             (r"/metrics", MetricsHandler, {**tokens, "scraper": scraper}),
             (r"/internal/stats", StatsHandler, counted),
-            (r"/internal/connections", ConnectionsHandler, {**tokens, "hub": hub}),
+            (r"/internal/connections", ConnectionsHandler, {**tokens, **receiving}),
+            (r"/internal/stream", TrafficHandler, {**tokens, "tap": hub.tap}),
             (r"/internal/users/[^/]*/events", UserEventsHandler, reading),
             (r"/internal/users/[^/]*/disconnect", DisconnectHandler, revoking),
             (r"/internal/tokens/revoke", RevokeTokenHandler, revoking),

@@ -10,9 +10,10 @@ import structlog
 from archibald_rt.auth import Identity
 from archibald_rt.ends import Resume
 from archibald_rt.errors import AuthError, CloseCode, LogBrokenError, LogError
-from archibald_rt.outbox import GRACE, Outbox, Progress
+from archibald_rt.outbox import GRACE, Link, Outbox, Progress, link_of
 from archibald_rt.protocol import Dialect
 from archibald_rt.reception import Reception
+from archibald_rt.tap import LOST
 
 if TYPE_CHECKING:
     from archibald_rt.session import Session
@@ -38,9 +39,16 @@ class Connection(Protocol):
 class ConnectedDevice(ABC):
     """Owns a connection from its handshake on; `begin` lets the device in, or turns it away."""
 
-    __slots__ = ("_connection", "_dialect", "_progress", "_reception", "_session")
+    __slots__ = ("_connection", "_dialect", "_progress", "_reception", "_session", "address")
 
-    def __init__(self, connection: Connection, reception: Reception, dialect: Dialect) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        reception: Reception,
+        dialect: Dialect,
+        address: str | None = None,
+    ) -> None:
+        self.address = address
         self._connection = connection
         self._reception = reception
         self._dialect = dialect
@@ -120,18 +128,22 @@ class ConnectedDevice(ABC):
         self._reception.turn_away(self)
         self._close(code, reason)
 
+    def link(self) -> Link | None:
+        """Return what the kernel knows of the connection; None where it doesn't say."""
+        return None if self._connection.ended else link_of(self._connection.socket)
+
     def drop(self) -> None:
         """End the connection without another word."""
         self._connection.abort()
 
     def end(self, code: int, reason: str) -> None:
         """Take the device out and close behind what is already in its outbox."""
-        self._dismiss()
+        self._dismiss(code, reason)
         self._close(code, reason)
 
     def cut_off(self, code: int, reason: str) -> None:
         """Take the device out and close before what is still in its outbox."""
-        self._dismiss()
+        self._dismiss(code, reason)
         self._cut_off(code, reason)
 
     def expire(self) -> None:
@@ -153,13 +165,13 @@ class ConnectedDevice(ABC):
         if self._session is not None and (message := self._dialect.reconnect(after_ms)):
             self._session.outbox.push(message)
 
-    def _dismiss(self) -> None:
+    def _dismiss(self, code: int, reason: str) -> None:
         if self._session is not None:
-            self._reception.dismiss(self, self._session)
+            self._reception.dismiss(self, self._session, code, reason)
 
-    def _gone(self) -> None:
+    def _gone(self, code: int = LOST, reason: str = "") -> None:
         """Take the device out, whose connection has ended."""
-        self._dismiss()
+        self._dismiss(code, reason)
         self._reception.counters.close(self.code)
         self._reception.leave(self)
 

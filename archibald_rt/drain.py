@@ -8,6 +8,7 @@ from archibald_rt.errors import CloseCode
 from archibald_rt.http1.listener import Listener
 from archibald_rt.order import OrderQueue
 from archibald_rt.reception import Device, Reception
+from archibald_rt.tap import Tap
 
 RECONNECT_WITHIN = 5.0
 """Within how many seconds after the close the devices of a draining server come back."""
@@ -25,6 +26,7 @@ LONGEST_GOODBYE = 1.0
 async def drain(
     reception: Reception,
     order: OrderQueue,
+    tap: Tap,
     listeners: Sequence[Listener],
     *,
     seconds: float,
@@ -45,6 +47,8 @@ async def drain(
     for device in devices:
         device.tell_to_reconnect(round(random.uniform(0, RECONNECT_WITHIN) * 1000))  # noqa: S311 - spreading a herd needs no secret
     await close_over(min(seconds * 0.8, len(devices) * LONGEST_STEP) if spread else 0.0, devices)
+    # Those who watch have seen them go.
+    tap.close()
     goodbye = min(seconds * 0.2, LONGEST_GOODBYE)
     await asyncio.gather(*(listener.over(goodbye) for listener in listeners))
     await reception.connections.over(goodbye)

@@ -47,6 +47,9 @@ class Feed(Protocol):
     def since(self, user: str, seq: int) -> Sequence[Event] | None:
         """Return the dispatched events of a stream above `seq`; None if not all are at hand."""
 
+    def turned(self, user: str, connection: str, *, live: bool, position: int) -> None:
+        """Take note that a session fell behind or is live."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resume:

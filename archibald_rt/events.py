@@ -16,6 +16,9 @@ import msgspec
 MAX_USER = 256
 """How many characters a user id may have."""
 
+MAX_TYPE = 128
+"""How many characters a type may have."""
+
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 """Finds a control character (Unicode's category Cc), which no name holds."""
 

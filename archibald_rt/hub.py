@@ -10,6 +10,7 @@ from archibald_rt.measures import Replays
 from archibald_rt.protocol import Frames
 from archibald_rt.recent import Recent
 from archibald_rt.session import Session
+from archibald_rt.tap import LOST, Tap
 
 SLICE = 500
 """How many sessions a broadcast goes to before the loop sees to others."""
@@ -23,10 +24,15 @@ class Hub:
     ``head`` is the seq of the log's last event, so that a restarted server goes on where the
     one before it stopped, and ``lasts`` are whose last was which, as far as that is known.
     ``recent`` bounds, in bytes, how much of what was dispatched last
-    is kept at hand for sessions that catch up.
+    is kept at hand for sessions that catch up. ``tap`` is told what is dispatched and what
+    becomes of sessions, while somebody watches.
     """
 
-    def __init__(self, head: int, *, recent: int, lasts: Lasts | None = None) -> None:
+    def __init__(
+        self, head: int, *, recent: int, lasts: Lasts | None = None, tap: Tap | None = None
+    ) -> None:
+        self.tap = tap or Tap("")
+        """Who watches."""
         self._users: dict[str, dict[Session, None]] = {}
         self._count = 0
         self._dispatched = head
@@ -92,13 +98,15 @@ class Hub:
         sessions = self.sessions() if user is None else iter(self._users.get(user, _NOBODY))
         return (session.connection for session in sessions if session.live)
 
-    def register(self, session: Session) -> None:
-        """Let a session get what is dispatched from now on."""
+    def register(self, session: Session, address: str | None = None) -> None:
+        """Let a session, of a device at some address, get what is dispatched from now on."""
         self._users.setdefault(session.user, {})[session] = None
         self._count += 1
+        if self.tap.watchers:
+            self.tap.connected(session.user, session.connection, session.dialect.name, address)
 
-    def unregister(self, session: Session) -> None:
-        """Take a session out and close it. Doing it again does nothing."""
+    def unregister(self, session: Session, code: int = LOST, reason: str = "") -> None:
+        """Take a session out and close it, for this reason. Doing it again does nothing."""
         session.close()
         sessions = self._users.get(session.user, _NOBODY)
         if session in sessions:
@@ -108,6 +116,13 @@ class Hub:
             self._dropped_before += session.dropped
             if not sessions:
                 del self._users[session.user]
+            if self.tap.watchers:
+                self.tap.disconnected(session.user, session.connection, code, reason)
+
+    def turned(self, user: str, connection: str, *, live: bool, position: int) -> None:
+        """Take note that a session fell behind or is live."""
+        if self.tap.watchers:
+            self.tap.turned(user, connection, "live" if live else "behind", position)
 
     def since(self, user: str, seq: int) -> Sequence[Event] | None:
         """Return the dispatched events of a stream above `seq`; None if not all are at hand."""
@@ -145,4 +160,6 @@ class Hub:
                     delivered += session.deliver(event, frames)
                 else:
                     delivered += session.deliver_transient(frames, emission.conflate)
+        if self.tap.watchers:
+            self.tap.dispatched(emission, seq, delivered)
         return delivered

@@ -6,6 +6,7 @@ import socket
 import sys
 import termios
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -30,6 +31,8 @@ default of 30.
 # Where struct tcp_info (linux/tcp.h) has tcpi_last_data_recv, in milliseconds.
 _LAST_DATA_RECEIVED = 52
 
+# And tcpi_rtt, in microseconds.
+_ROUND_TRIP = 68
 
 _NOTHING = memoryview(b"")
 
@@ -278,6 +281,28 @@ def tune(sock: socket.socket) -> None:
 def queued_bytes(sock: socket.socket) -> int:
     """Return how many bytes of the socket's the other side has not acknowledged (tcp(7))."""
     return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+
+
+class Link(NamedTuple):
+    """A connection as the kernel sees it: how long nothing came, and how long a round trip takes.
+
+    Both in seconds; the round trip is TCP's own to the next peer, which may be a proxy.
+    """
+
+    silent: float
+    round_trip: float
+
+
+def link_of(sock: socket.socket) -> Link | None:
+    """Return what the kernel knows of a connection; None where it doesn't say."""
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return None
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROUND_TRIP + 4)
+    silent = info[_LAST_DATA_RECEIVED : _LAST_DATA_RECEIVED + 4]
+    return Link(
+        int.from_bytes(silent, sys.byteorder) / 1000,
+        int.from_bytes(info[_ROUND_TRIP:], sys.byteorder) / 1_000_000,
+    )
 
 
 def seconds_since_received(sock: socket.socket) -> float | None:

@@ -17,12 +17,13 @@ from archibald_rt.eventlog import EventLog
 from archibald_rt.hub import Hub
 from archibald_rt.limits import Limits
 from archibald_rt.origins import OriginPolicy, is_origin
-from archibald_rt.outbox import Outbox, Tick
+from archibald_rt.outbox import Link, Outbox, Tick
 from archibald_rt.protocol import FRAMING, Dialect
 from archibald_rt.revocations import Revocations
 from archibald_rt.session import Session
 from archibald_rt.shutdown import Underway
 from archibald_rt.sweep import Sweep, Swept
+from archibald_rt.tap import LOST
 
 _PAGE_EVENTS, _PAGE_BYTES = 500, 512 * 1024
 """How large a page may be where no bound is set."""
@@ -104,7 +105,12 @@ class Tuning:
 
 
 class Device(Swept, Hashable, Protocol):
-    """A connection as the reception sees it."""
+    """A connection as the reception sees it; ``address`` is its client's, if that is known."""
+
+    address: str | None
+
+    def link(self) -> Link | None:
+        """Return what the kernel knows of the connection; None where it doesn't say."""
 
     @property
     def heartbeat(self) -> float:
@@ -267,7 +273,7 @@ class Reception:
             page_bytes=tuning.max_outbox // 2 or _PAGE_BYTES,
             end=end,
         )
-        self._hub.register(session)
+        self._hub.register(session, device.address)
         self.counters.opened[dialect.name] += 1
         self._device_of[session] = device
         self._sweep.add(device, every=device.heartbeat)
@@ -291,9 +297,13 @@ class Reception:
             self.limits.made_room(user, session.connection)
             self._device_of[session].end(CloseCode.TOO_MANY_DEVICES, "Too many devices")
 
-    def dismiss(self, device: Device, session: Session) -> None:
-        """Take a device out: it gets nothing more. Doing it again does nothing."""
-        self._hub.unregister(session)
+    def device_of(self, session: Session) -> Device | None:
+        """Return whose session it is, as long as it is registered."""
+        return self._device_of.get(session)
+
+    def dismiss(self, device: Device, session: Session, code: int = LOST, reason: str = "") -> None:
+        """Take a device out, for this reason: it gets nothing more. Doing it again does nothing."""
+        self._hub.unregister(session, code, reason)
         self._sweep.remove(device)
         self._device_of.pop(session, None)
         identity = self._devices.pop(device, None)

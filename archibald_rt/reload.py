@@ -8,6 +8,7 @@ from archibald_rt.auth import BearerTokens, Jwks, Key, TokenVerifier, configured
 from archibald_rt.certificates import server_context
 from archibald_rt.http1.listener import Listener
 from archibald_rt.settings import AuthSettings, ServerSettings, Settings, changed
+from archibald_rt.tap import Tap
 
 RELOADABLE: Mapping[str, frozenset[str]] = {
     "server": frozenset({"tls_cert", "tls_key"}),
@@ -53,8 +54,10 @@ class Access:
         public: Listener,
         emit_tokens: BearerTokens,
         read_tokens: BearerTokens,
+        tap: Tap,
     ) -> None:
         self.jwks = jwks
+        self._tap = tap
         self._settings = settings
         self._verifier = verifier
         self._public = public
@@ -63,6 +66,8 @@ class Access:
 
     def reload(self, settings: Settings) -> Reloaded:
         """Use what these settings say from now on; devices that are connected stay.
+
+        Who watches all traffic by a token that is none any more does not.
 
         Certificates are read anew and the key set is fetched anew, whether or not their
         settings changed. Raises `ConfigError`, in one line; then nothing has changed.
@@ -75,6 +80,7 @@ class Access:
         self.jwks.use(settings.auth.jwks_url)
         self._emit_tokens.use(settings.internal.emit_tokens)
         self._read_tokens.use(settings.internal.read_tokens)
+        self._tap.look_again()
         if context is not None and self._public.secure:
             self._public.use_tls(context)
         self._settings = in_effect

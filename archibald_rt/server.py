@@ -40,6 +40,7 @@ from archibald_rt.settings import (
 from archibald_rt.shutdown import Shutdown
 from archibald_rt.sweep import Sweep
 from archibald_rt.systemd import NOTHING_INHERITED, Inherited
+from archibald_rt.tap import Tap
 from archibald_rt.timestamps import Stamper
 from archibald_rt.upkeep import Upkeep
 from archibald_rt.webhook import Webhook, also
@@ -59,6 +60,7 @@ class Server:
         self,
         reception: Reception,
         order: OrderQueue,
+        tap: Tap,
         shutdown: Shutdown,
         access: Access,
         *,
@@ -70,6 +72,7 @@ class Server:
         self.max_connections = reception.tuning.max_connections
         self._reception = reception
         self._order = order
+        self._tap = tap
         self._access = access
         self._drain = drain
         self._http: list[Listener] = []
@@ -109,6 +112,7 @@ class Server:
         await drain(
             self._reception,
             self._order,
+            self._tap,
             self._http,
             seconds=self._drain,
             # After a fault nobody is to rely on this process any longer than need be.
@@ -155,7 +159,8 @@ async def running(
         )
         stamp.not_before(log.last_stamp_ms)
         shutdown = Shutdown()
-        hub = Hub(log.head, recent=RECENT, lasts=await _lasts(log))
+        tap = Tap(log.epoch)
+        hub = Hub(log.head, recent=RECENT, lasts=await _lasts(log), tap=tap)
         sweep = Sweep(heartbeat=delivery.heartbeat, stall_timeout=delivery.stall_timeout)
         jwks = Jwks(await stack.enter_async_context(fetching()), auth.jwks_url)
         verifier = TokenVerifier(
@@ -275,8 +280,8 @@ async def running(
             Limits(head=_INTERNAL_IDLE, idle=_INTERNAL_IDLE, body=_INTERNAL_BODY),
             request_ids=requests.ids,
         )
-        access = Access(settings, verifier, jwks, public, emit_tokens, read_tokens)
-        server = Server(reception, order, shutdown, access, drain=settings.server.drain)
+        access = Access(settings, verifier, jwks, public, emit_tokens, read_tokens, tap)
+        server = Server(reception, order, tap, shutdown, access, drain=settings.server.drain)
         for work in (sweep.run(), upkeep.run(), jwks.run(), lag.run()):
             task = asyncio.get_running_loop().create_task(work)
             task.add_done_callback(shutdown.ended)

@@ -93,6 +93,11 @@ class Session(Writer):
         """Whether something is to come that the kernel has not taken."""
         return not self._live or self.outbox.size > 0
 
+    @property
+    def read(self) -> int:
+        """The seq up to which everything of the stream was written, or was not to be."""
+        return max(self._read, self.position)
+
     def start(self, resume: Resume) -> None:
         """Begin: live at once, or behind at the place that was asked for."""
         if not resume:
@@ -149,6 +154,7 @@ class Session(Writer):
         self._live = False
         self._read = max(self._read, self.position)
         self._start_pump(self._catch_up())
+        self._feed.turned(self.user, self.connection, live=False, position=self.position)
 
     def _start_pump(self, work: Coroutine[Any, Any, None]) -> None:
         self._held = HeldEvents(self.dialect, self.outbox.budget)
@@ -268,6 +274,7 @@ class Session(Writer):
             self.dropped += held.dropped
         self._live = True
         self._say_live()
+        self._feed.turned(self.user, self.connection, live=True, position=self.position)
 
 
 def _written(events: Sequence[Event]) -> int:

@@ -13,6 +13,7 @@ from archibald_rt.errors import AuthError, CloseCode, UnknownKeyError
 from archibald_rt.protocol import PING, TEXT, Dialect, frame, token_of, type_of
 from archibald_rt.reception import ClientMessage, Reception
 from archibald_rt.session import Session
+from archibald_rt.tap import LOST
 from archibald_rt.websocket import Connection
 
 _logger = structlog.stdlib.get_logger("archibald_rt.realtime")
@@ -30,8 +31,14 @@ class SocketDevice(ConnectedDevice):
 
     _connection: Connection
 
-    def __init__(self, connection: Connection, reception: Reception, dialect: Dialect) -> None:
-        super().__init__(connection, reception, dialect)
+    def __init__(
+        self,
+        connection: Connection,
+        reception: Reception,
+        dialect: Dialect,
+        address: str | None = None,
+    ) -> None:
+        super().__init__(connection, reception, dialect, address)
         self._pinged_at: float | None = None
         # How many messages may have gathered while nothing was read.
         self._credit = 0.0
@@ -119,15 +126,15 @@ class SocketDevice(ConnectedDevice):
         """Note that the client is there."""
         self._pinged_at = None
 
-    def on_breach(self) -> None:
+    def on_breach(self, code: int, reason: str) -> None:
         """Take the device out: what it is owed can't be written any more."""
-        self._dismiss()
+        self._dismiss(code, reason)
 
-    def on_close(self, code: int | None, reason: str | None) -> None:  # noqa: ARG002 - however it ended
+    def on_close(self, code: int | None, reason: str | None) -> None:
         """Take the device out."""
         if self._verifying is not None:
             self._verifying.cancel()
-        self._gone()
+        self._gone(code or LOST, reason or "")
 
     def _close(self, code: int, reason: str) -> None:
         self._connection.close(code, reason)
@@ -146,7 +153,7 @@ class SocketDevice(ConnectedDevice):
                 return
             if self._connection.received_ago() > now - self._pinged_at:
                 _logger.info("device is gone", connection=session.connection)
-                self._reception.dismiss(self, session)
+                self._reception.dismiss(self, session, LOST, "No answer to pings")
                 self._connection.abort()
                 return
         self._pinged_at = now

@@ -40,8 +40,10 @@ class StreamDevice(ConnectedDevice):
     _connection: EventStream
     _dialect: Sse
 
-    def __init__(self, stream: EventStream, reception: Reception, dialect: Sse) -> None:
-        super().__init__(stream, reception, dialect)
+    def __init__(
+        self, stream: EventStream, reception: Reception, dialect: Sse, address: str | None = None
+    ) -> None:
+        super().__init__(stream, reception, dialect, address)
         self._code = ABNORMAL
 
     @property

@@ -47,7 +47,8 @@ class Upkeep:
         self._log = log
         self._turn = turn
         self._revocations = revocations
-        self._retention = retention
+        self.retention = retention
+        """How much the log keeps."""
         self._every = every
         self._forget = forget
         self._broken = broken
@@ -117,7 +118,7 @@ class Upkeep:
         expired_before = self._revocations.forgettable
         await self._log.forget_revoked(expired_before, turn)
         self._revocations.forget(expired_before)
-        await self._log.prune(self._retention, turn, self._count)
+        await self._log.prune(self.retention, turn, self._count)
         self.last_run = time.monotonic() - began
         self.runs += 1
         self.seconds += self.last_run

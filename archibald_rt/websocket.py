@@ -62,7 +62,7 @@ class Owner(Protocol):
     def on_pong(self) -> None:
         """Take note of a pong."""
 
-    def on_breach(self) -> None:
+    def on_breach(self, code: int, reason: str) -> None:
         """Take note that the client broke the rules: nothing may follow the close frame."""
 
     def on_close(self, code: int | None, reason: str | None) -> None:
@@ -281,7 +281,7 @@ class Connection:
             self._code = error.code
             self._say_close(error.code, error.reason)
             if self._owner is not None:
-                self._owner.on_breach()
+                self._owner.on_breach(error.code, error.reason)
         self._end_within(LINGER)
 
 

@@ -22,12 +22,12 @@ class Writer:
     """Writes into an outbox for one device; ``position`` is where it begins."""
 
     __slots__ = (
-        "_began",
         "_epoch",
         "_heartbeat",
         "_held",
         "_replayed",
         "_told",
+        "began",
         "connection",
         "dialect",
         "dropped",
@@ -55,7 +55,8 @@ class Writer:
         """How many events were put into the outbox."""
         self.dropped = 0
         """How many held transient events were given up for want of room."""
-        self._began = time.time()
+        self.began = time.time()
+        """When the device connected, in seconds since 1970."""
         self._epoch = epoch
         self._heartbeat = heartbeat
         self._held: HeldEvents | None = None
@@ -67,7 +68,7 @@ class Writer:
     @property
     def since(self) -> str:
         """When the device connected."""
-        return timestamps.from_epoch(self._began)
+        return timestamps.from_epoch(self.began)
 
     def _tell_loss(self, lost: int) -> bool:
         """Tell what was lost up to there, unless that was told; says whether it told it."""

@@ -54,7 +54,7 @@ class Echo:
     def on_pong(self) -> None:
         pass
 
-    def on_breach(self) -> None:
+    def on_breach(self, code: int, reason: str) -> None:
         pass
 
     def on_close(self, code: int | None, reason: str | None) -> None:

@@ -12,12 +12,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from archibald_rt.tap import WATCHERS
 from described import OPENAPI
 from processes import PATIENCE, ServerProcess, serving
 from support import EMIT_TOKEN, handshake, token
@@ -38,6 +40,25 @@ def connected(process: ServerProcess) -> Iterator[None]:
         yield
 
 
+def refused_to_watch(line: dict[str, Any]) -> bool:
+    """Whether a log line is of one who was not to watch."""
+    return bool(line.get("path") == "/internal/stream" and line.get("status") == 503)
+
+
+@contextmanager
+def watched(process: ServerProcess) -> Iterator[None]:
+    """Have as many watch all traffic as may for the length of a block."""
+    at = urlsplit(process.internal_url)
+    head = f"GET /internal/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {EMIT_TOKEN}\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(WATCHERS):
+            watcher = socket.create_connection((at.hostname, at.port), timeout=PATIENCE)
+            stack.enter_context(watcher)
+            watcher.sendall(head.encode())
+            assert watcher.recv(4096).startswith(b"HTTP/1.1 200 ")
+        yield
+
+
 @pytest.mark.parametrize(
     ("listener", "bearer"), [("internal", EMIT_TOKEN), ("public", token("u", role="admin"))]
 )
@@ -51,7 +72,7 @@ def test_the_server_answers_as_the_document_says(
     with serving(tmp_path, full) as process:
         process.follow()
         url = process.internal_url if listener == "internal" else process.public_url
-        with connected(process):
+        with connected(process), watched(process):
             ended = subprocess.run(
                 [
                     *(sys.executable, "-m", "schemathesis.cli"),
@@ -75,7 +96,7 @@ def test_the_server_answers_as_the_document_says(
             )
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
-        process.check_log()
+        process.check_log(expected=refused_to_watch)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = json.loads((tmp_path / "report.json").read_text())
     operations, cases = found["operations"], found["test_cases"]

@@ -68,7 +68,7 @@ class Echo:
     def on_pong(self) -> None:
         self.pongs += 1
 
-    def on_breach(self) -> None:
+    def on_breach(self, code: int, reason: str) -> None:  # noqa: ARG002 - the close frame has them
         self.breaches += 1
 
     def on_close(self, code: int | None, reason: str | None) -> None:

@@ -80,6 +80,10 @@ Listen, in the console of any browser page:
     rt.on("*", event => console.log(event.type, event.payload));
   }});
 
+Look on, in a browser, with the emit token:
+
+  {running.internal_url}/console
+
 Emit, in another terminal:
 
   curl {running.internal_url}/internal/emit \\

@@ -150,14 +150,21 @@ class InternalHandler(BaseHandler):
         self._read_tokens = read_tokens
 
     @property
+    def may_emit(self) -> bool:
+        """Whether the request has an emit token."""
+        return self._emit_tokens.accept(self._token())
+
+    @property
     def authorized(self) -> bool:
         """Whether the request has an emit token, or for reading a read token."""
+        return self.may_emit or (
+            self.request.method in _READING and self._read_tokens.accept(self._token())
+        )
+
+    def _token(self) -> bytes:
         header = self.request.headers.get("Authorization", "")
         # Tornado reads headers as Latin-1, so this gives back the bytes that came.
-        token = bearer_token(header).encode("latin-1")
-        return self._emit_tokens.accept(token) or (
-            self.request.method in _READING and self._read_tokens.accept(token)
-        )
+        return bearer_token(header).encode("latin-1")
 
     def prepare(self) -> None:
         """Refuse whoever has no token, before anything else is said."""

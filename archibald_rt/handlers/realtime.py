@@ -109,7 +109,7 @@ class RealtimeHandler(BaseHandler, SocketHandler):
 
     def accepted(self, connection: Connection) -> SocketDevice:
         """Let the device in, or close at once."""
-        device = SocketDevice(connection, self._reception, self._dialect)
+        device = SocketDevice(connection, self._reception, self._dialect, self.request.remote_ip)
         if self._token_to_try_again:
             device.begin_when_verified(
                 self._token_to_try_again, self._resume(), self.request.remote_ip, self.request_id

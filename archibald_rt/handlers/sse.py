@@ -115,7 +115,7 @@ class EventsHandler(BaseHandler, StreamHandler):
         )
         if stream is None:
             return
-        device = StreamDevice(stream, reception, self._dialect)
+        device = StreamDevice(stream, reception, self._dialect, self.request.remote_ip)
         stream.start(device)
         try:
             let_in(device)

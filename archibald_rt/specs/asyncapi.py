@@ -19,11 +19,19 @@ from archibald_rt.messages import (
     RenewedMessage,
     WelcomeMessage,
 )
-from archibald_rt.shapes import CursorText, Timestamp
+from archibald_rt.shapes import CursorText, Timestamp, UserId
 from archibald_rt.specs.schemas import Schema, schemas_of
+from archibald_rt.traffic import (
+    ConnectedMessage,
+    DisconnectedMessage,
+    DroppedMessage,
+    TrafficMessage,
+    TurnedMessage,
+    WatchingMessage,
+)
 
 _TEXT = "text/plain"
-_WS, _HTTP = "public", "publicHttp"
+_WS, _HTTP, _INTERNAL = "public", "publicHttp", "internal"
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,15 @@ _CONTROL = (
 )
 _RENEWED = Message("renewed", RenewedMessage, "A new token was accepted")
 _CLOSE = Message("close", CloseMessage, "The last of all: why the stream ends")
+_WATCHED = (
+    Message("watching", WatchingMessage, "First, once"),
+    Message("traffic", TrafficMessage, "An event that was dispatched, and to how many devices"),
+    Message("connected", ConnectedMessage, "A device has come"),
+    Message("disconnected", DisconnectedMessage, "A device has gone"),
+    Message("state", TurnedMessage, "A device fell behind, or is live"),
+    Message("dropped", DroppedMessage, "Messages were given up here"),
+    _CLOSE,
+)
 _PING = Message("ping", Literal["ping"], "Asks for `pong`", _TEXT)
 _PONG = Message("pong", Literal["pong"], "Answers `ping`", _TEXT)
 _RENEWAL = Message("renewal", RenewalMessage, "Replaces the token in place")
@@ -95,6 +112,16 @@ CHANNELS = (
         [("lastEventId", CursorText | Literal["earliest"])],
         _HTTP,
     ),
+    Channel(
+        "stream",
+        "/internal/stream",
+        "Server-Sent Events for those who look on: all traffic, bounded and lossy. The server's "
+        "own messages have their type as `event`.",
+        _WATCHED,
+        (),
+        [("user", UserId), ("type", list[str])],
+        _INTERNAL,
+    ),
 )
 """All of them."""
 
@@ -115,13 +142,20 @@ def asyncapi(channels: Sequence[Channel] = CHANNELS) -> dict[str, Any]:
         "info": {
             "title": "archibald_rt",
             "version": __version__,
-            "description": "What devices get and send; `docs/protocol.md` says it in words.",
+            "description": "What devices and those who look on get and send; "
+            "`docs/protocol.md` says it in words.",
             "license": {"name": "MIT"},
         },
         "defaultContentType": "application/json",
         "servers": {
             _WS: _server("ws", "The public listener; `wss` behind a proxy that ends TLS."),
             _HTTP: _server("http", "The same; `https` behind a proxy that ends TLS."),
+            _INTERNAL: _server(
+                "http",
+                "The internal listener, for back ends and operators.",
+                8081,
+                ["internalToken"],
+            ),
         },
         "channels": {each.name: _channel(each, schemas) for each in channels},
         "operations": operations,
@@ -134,17 +168,23 @@ def asyncapi(channels: Sequence[Channel] = CHANNELS) -> dict[str, Any]:
 
 
 _SECURITY = {
+    "internalToken": {"type": "http", "scheme": "bearer"},
     "userToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
     "userTokenInQuery": {"type": "httpApiKey", "in": "query", "name": "token"},
 }
 
 
-def _server(protocol: str, description: str) -> dict[str, Any]:
+def _server(
+    protocol: str,
+    description: str,
+    port: int = 8080,
+    tokens: Sequence[str] = ("userToken", "userTokenInQuery"),
+) -> dict[str, Any]:
     return {
-        "host": "127.0.0.1:8080",
+        "host": f"127.0.0.1:{port}",
         "protocol": protocol,
         "description": description,
-        "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY],
+        "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in tokens],
     }
 
 
@@ -177,7 +217,7 @@ def _operation(
         "channel": {"$ref": at},
         "messages": [{"$ref": f"{at}/messages/{one.name}"} for one in messages],
     }
-    if channel.server == _HTTP:
+    if channel.server != _WS:
         binding = {**_handshake(channel, schemas), "bindingVersion": "0.3.0"}
         described["bindings"] = {"http": binding}
     return described

@@ -31,6 +31,7 @@ _PROBLEMS = {
     400: "Something is malformed; `field` names it.",
     401: "The token is missing or wrong.",
     403: "Who asks may not: the token has not the role, or the page not the origin.",
+    404: "There is nothing of this name.",
     409: "A key was used before for something else; `indexes` has the places in a batch.",
     413: "An event, the body or the number of emissions is too large.",
     415: "Another type, charset or encoding than is read here.",
@@ -110,7 +111,8 @@ def _server(listener: str) -> dict[str, Any]:
 
 def _problems(operation: Operation) -> list[int]:
     """Return the statuses of an operation's problem documents that need no words of their own."""
-    common = OF_INTERNAL if operation.listener == INTERNAL else ()
+    public = operation.listener == PUBLIC or not operation.tokens
+    common = () if public else OF_INTERNAL
     return sorted({*common, *operation.problems})
 
 

@@ -8,8 +8,11 @@ from msgspec import Meta
 
 from archibald_rt.answers import (
     DEFAULT_LIMIT,
+    MAX_CONNECTIONS,
     MAX_LIMIT,
+    MAX_PATTERNS,
     Alive,
+    ConnectionOrder,
     Connections,
     Erased,
     EventsPage,
@@ -28,11 +31,12 @@ from archibald_rt.bodies import (
     ResultsBody,
     RevokeBody,
 )
+from archibald_rt.events import MAX_TYPE
 from archibald_rt.messages import SUBPROTOCOL, StreamEvent
 from archibald_rt.shapes import CursorText, UserId
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
-EVENTS = "text/event-stream"
+EVENTS, HTML = "text/event-stream", "text/html"
 
 Lines = Annotated[str, Meta(description="An emission a line, each as in JSON; at most 10,000.")]
 MetricsText = Annotated[str, Meta(description="A sample a line, with what it is before it.")]
@@ -42,6 +46,10 @@ Jwt = Annotated[str, Meta(max_length=8192, pattern=r"^[A-Za-z0-9_.-]*$")]
 Text = Annotated[str, Meta(max_length=200)]
 
 PROMETHEUS = "text/plain"
+Html = Annotated[str, Meta(description="As browsers read it.")]
+Pattern = Annotated[str, Meta(max_length=MAX_TYPE, description="`*`, `?` and `[…]` as in a shell.")]
+Patterns = Annotated[list[Pattern], Meta(max_length=MAX_PATTERNS)]
+FileName = Annotated[str, Meta(pattern=r"^[a-z]+\.[a-z]+$", max_length=40)]
 
 PUBLIC, INTERNAL = "public", "internal"
 """The listeners."""
@@ -115,6 +123,23 @@ _PAGE = (
         DEFAULT_LIMIT,
     ),
 )
+_OF_CONNECTIONS = (
+    Parameter("user", "query", UserId | Literal[""], "Only those of this user."),
+    Parameter("search", "query", Text, "Only where the user, connection or address has this."),
+    Parameter("sort", "query", ConnectionOrder | Literal[""], "Which come first."),
+    Parameter(
+        "limit",
+        "query",
+        Annotated[int, Meta(ge=1, le=MAX_CONNECTIONS)],
+        "How many at most.",
+        MAX_CONNECTIONS,
+    ),
+)
+_OF_STREAM = (
+    Parameter("user", "query", UserId | Literal[""], "Only what is of this user."),
+    Parameter("type", "query", Patterns, "Only what is of a type that matches one of these."),
+)
+_FILE = Parameter("file", "path", FileName, "Its name.")
 _HANDSHAKE = (
     Parameter("token", "query", Jwt, "The user's token; else it is taken from the header."),
     Parameter("lastEventId", "query", Text, "v2: where to resume, a cursor or `earliest`."),
@@ -165,8 +190,17 @@ OPERATIONS = (
     ),
     Operation(
         *(INTERNAL, "get", "/internal/connections", "connections", "Who is connected"),
-        {200: Answer("Everybody who is connected.", (Connections,))},
+        {200: Answer("Those who are, or some of them.", (Connections,))},
         _EITHER,
+        (400,),
+        _OF_CONNECTIONS,
+    ),
+    Operation(
+        *(INTERNAL, "get", "/internal/stream", "stream", "Follow all traffic"),
+        {200: Answer("All that happens from now on; see AsyncAPI.", (StreamEvent,), EVENTS)},
+        _EITHER,
+        (400, 503),
+        _OF_STREAM,
     ),
     Operation(
         *(INTERNAL, "get", "/internal/users/{userId}/events", "userEvents"),
@@ -211,6 +245,32 @@ OPERATIONS = (
         *(INTERNAL, "get", "/internal/asyncapi.json", "asyncapi", "The messages of the WebSocket"),
         {200: Answer("An AsyncAPI document.", (Document,))},
         _EITHER,
+    ),
+    Operation(
+        *(INTERNAL, "get", "/console", "console", "The console: a page, which asks for a token"),
+        {200: Answer("The page.", (Html,), HTML), 304: Answer("It has not changed.")},
+    ),
+    Operation(
+        *(INTERNAL, "head", "/console", "headConsole", "The same without a body"),
+        {200: Answer("It is there."), 304: Answer("It has not changed.")},
+    ),
+    Operation(
+        *(INTERNAL, "get", "/console/{file}", "consoleFile", "What belongs to the page"),
+        {200: Answer("The file.", (Html,), "*/*"), 304: Answer("It has not changed.")},
+        (),
+        (404,),
+        (_FILE,),
+    ),
+    Operation(
+        *(INTERNAL, "head", "/console/{file}", "headConsoleFile", "The same without a body"),
+        {
+            200: Answer("It is there."),
+            304: Answer("It has not changed."),
+            404: Answer("It is not."),
+        },
+        (),
+        (),
+        (_FILE,),
     ),
     Operation(
         *(PUBLIC, "get", "/ws/realtime", "realtime", "Connect a device by WebSocket"),

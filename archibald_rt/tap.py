@@ -1,0 +1,250 @@
+"""Who watches everything that is dispatched: bounded in number and memory, and lossy.
+
+Whoever watches has a queue of its own. One that isn't taken from is full after a while, and
+then what comes is given up and counted: no device and no emitter ever waits for a watcher.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Sequence
+from fnmatch import translate
+from typing import Literal
+
+import msgspec
+
+from archibald_rt.errors import CloseCode
+from archibald_rt.events import Cursor, Emission
+from archibald_rt.messages import ClientEnvelope, Close, CloseMessage, DialectName
+from archibald_rt.sse import event as sse
+from archibald_rt.timestamps import from_epoch
+from archibald_rt.traffic import (
+    Access,
+    Connected,
+    ConnectedMessage,
+    Disconnected,
+    DisconnectedMessage,
+    Dropped,
+    DroppedMessage,
+    Happening,
+    Turned,
+    TurnedMessage,
+    Watching,
+    WatchingMessage,
+)
+
+WATCHERS = 20
+"""How many may watch at once."""
+
+QUEUE = 1024 * 1024
+"""How many bytes wait for each of them at most, and one message more."""
+
+LOST = 1006
+"""The close code of a connection that ended without one (RFC 6455, section 7.4.1)."""
+
+_encode = msgspec.json.encode
+_type = msgspec.json.Decoder(ClientEnvelope)
+
+
+class Watcher:
+    """One who watches; made by `Tap.watch`, and to be closed.
+
+    It is sent what is of ``user`` (None: of anybody) and of a type that matches one of the
+    shell-style ``patterns`` (none: of any type). ``admitted`` says whether it still may.
+    """
+
+    def __init__(
+        self,
+        user: str | None,
+        patterns: Sequence[str],
+        *,
+        limit: int,
+        admitted: Callable[[], bool],
+        over: "Callable[[Watcher], None]",
+    ) -> None:
+        self._user = user
+        joined = "|".join(translate(pattern) for pattern in patterns)
+        self._pattern = re.compile(joined) if joined else None
+        self._limit = limit
+        self._over = over
+        self._waiting: list[bytes] = []
+        self.size = 0
+        """How many bytes wait to be taken."""
+        self.lost = 0
+        """How many messages were given up since something was taken."""
+        self._ended = False
+        self._news = asyncio.Event()
+        self.admitted = admitted
+
+    @property
+    def by_type(self) -> bool:
+        """Whether the type decides what it is sent."""
+        return self._pattern is not None
+
+    def wants(self, user: str | None) -> bool:
+        """Whether it is sent anything of this user; None is everybody."""
+        return self._user is None or self._user == user
+
+    def matches(self, event_type: str) -> bool:
+        """Whether it is sent what is of this type."""
+        return self._pattern is None or self._pattern.match(event_type) is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes nothing more until all that waits was taken: so a loss has one place."""
+        return self.size >= self._limit
+
+    def put(self, message: bytes) -> None:
+        """Have a message taken."""
+        if not self._ended:
+            self._waiting.append(message)
+            self.size += len(message)
+            self._news.set()
+
+    def drop(self) -> None:
+        """Count a message that is given up."""
+        self.lost += 1
+
+    async def take(self, within: float) -> bytes | None:
+        """Return all that waits, as bytes of the stream; None at its end.
+
+        Waits for so many seconds; then it is nothing (``b""``).
+        """
+        if not (self._waiting or self._ended):
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), within)
+            except TimeoutError:
+                return b""
+        if not self._waiting:
+            return None
+        if self.lost:
+            lost = DroppedMessage(Dropped(self.lost), _now())
+            self._waiting.append(sse(_encode(lost), kind="rt.dropped"))
+            self.lost = 0
+        waiting, self._waiting, self.size = self._waiting, [], 0
+        return b"".join(waiting)
+
+    def end(self, code: int, reason: str) -> None:
+        """Have it end behind what waits, and say why. Doing it again does nothing."""
+        self.put(sse(_encode(CloseMessage(Close(code, reason), _now())), kind="rt.close"))
+        self._stop()
+
+    def close(self) -> None:
+        """Watch no more, and give up what waits. Doing it again does nothing."""
+        self._stop()
+        self._waiting.clear()
+
+    def _stop(self) -> None:
+        self._ended = True
+        self._news.set()
+        self._over(self)
+
+
+class Tap:
+    """Where everything passes that is dispatched on the log of this ``epoch``.
+
+    ``watchers`` is empty for as long as nobody watches: look at it before anything is told here.
+    """
+
+    def __init__(self, epoch: str, *, most: int = WATCHERS, limit: int = QUEUE) -> None:
+        self.watchers: dict[Watcher, None] = {}
+        self._epoch = epoch
+        self._most = most
+        self._limit = limit
+        self._over = False
+
+    def watch(
+        self,
+        user: str | None,
+        patterns: Sequence[str],
+        *,
+        access: Access,
+        admitted: Callable[[], bool],
+    ) -> Watcher | None:
+        """Let one more watch; None if as many do as may, or it is all over.
+
+        The first that it takes says what its token is good for.
+        """
+        if self._over or len(self.watchers) >= self._most:
+            return None
+        watcher = Watcher(user, patterns, limit=self._limit, admitted=admitted, over=self._forget)
+        watcher.put(sse(_encode(WatchingMessage(Watching(access), _now())), kind="rt.watching"))
+        self.watchers[watcher] = None
+        return watcher
+
+    def dispatched(self, emission: Emission, seq: int | None, delivered: int) -> None:
+        """Pass on an event that was handed to so many live devices."""
+        event_type = message = None
+        for watcher in self.watchers:
+            if not watcher.wants(emission.user):
+                continue
+            if watcher.by_type:
+                if event_type is None:
+                    event_type = _type.decode(b"{" + emission.tail).type
+                if not watcher.matches(event_type):
+                    continue
+            if watcher.full:
+                watcher.drop()
+                continue
+            if message is None:
+                message = self._traffic(emission, seq, delivered)
+            watcher.put(message)
+
+    def connected(
+        self, user: str, connection: str, protocol: DialectName, address: str | None
+    ) -> None:
+        """Say that a device has come."""
+        payload = Connected(user, connection, protocol, address)
+        self._say("rt.connected", user, ConnectedMessage(payload, _now()))
+
+    def disconnected(self, user: str, connection: str, code: int, reason: str) -> None:
+        """Say that a device has gone."""
+        payload = Disconnected(user, connection, code, reason)
+        self._say("rt.disconnected", user, DisconnectedMessage(payload, _now()))
+
+    def turned(
+        self, user: str, connection: str, state: Literal["live", "behind"], position: int
+    ) -> None:
+        """Say that a device has fallen behind or is live."""
+        payload = Turned(user, connection, state, str(Cursor(self._epoch, position)))
+        self._say("rt.state", user, TurnedMessage(payload, _now()))
+
+    def look_again(self) -> None:
+        """End those whose token is good no more."""
+        for watcher in list(self.watchers):
+            if not watcher.admitted():
+                watcher.end(CloseCode.POLICY_VIOLATION, "Authentication failed")
+
+    def close(self) -> None:
+        """End all, and let nobody watch any more. Safe to call twice."""
+        self._over = True
+        for watcher in list(self.watchers):
+            watcher.end(CloseCode.GOING_AWAY, "Server going away")
+
+    def _forget(self, watcher: Watcher) -> None:
+        self.watchers.pop(watcher, None)
+
+    def _say(self, name: str, user: str, happening: Happening) -> None:
+        message = sse(_encode(happening), kind=name)
+        for watcher in self.watchers:
+            if watcher.wants(user) and watcher.matches(name):
+                if watcher.full:
+                    watcher.drop()
+                else:
+                    watcher.put(message)
+
+    def _traffic(self, emission: Emission, seq: int | None, delivered: int) -> bytes:
+        place = None if seq is None else str(Cursor(self._epoch, seq))
+        head = b'{"userId":%b,"id":%b,"durable":%b,"delivered":%d,' % (
+            _encode(emission.user),
+            _encode(place),
+            b"false" if seq is None else b"true",
+            delivered,
+        )
+        # The tail has no line breaks: `emissions` makes spaces of those between tokens.
+        return b"data: %b%b\n\n" % (head, emission.tail)
+
+
+def _now() -> str:
+    return from_epoch(time.time())
