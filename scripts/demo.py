@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,9 +168,9 @@ class Device:
 
 @asynccontextmanager
 async def server(
-    folder: Path, application: Application
+    folder: Path, application: Application, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Addresses, Process]]:
-    """Run a server with its log in `folder`; what it says goes to a file there."""
+    """Run a server with its log in `folder`; settings have keys such as ``SERVER_DRAIN``."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ARCHIBALD_RT_")
     }
@@ -182,6 +182,7 @@ async def server(
         "ARCHIBALD_RT_AUTH_JWT_SECRET": application.jwt_secret,
         "ARCHIBALD_RT_LOGGING_FORMAT": "json",
     }
+    environment |= {f"ARCHIBALD_RT_{name}": text for name, text in (settings or {}).items()}
     process = await create_subprocess_exec(
         *(sys.executable, "-m", "archibald_rt", "serve"), cwd=folder, env=environment, stderr=PIPE
     )
