@@ -34,7 +34,7 @@ USERS = ["ada", "ben", "eva", "finn", "ida", "jon", "lea", "mia", "noa", "ole", 
 OPERATIONS = ["submit-order", "sync-customers", "import-prices", "print-labels", "close-month"]
 WORDS = ["reading the draft", "checking stock", "waiting for the ERP", "writing lines", "signing"]
 
-DESK, PHONE = ViewportSize(width=1280, height=800), ViewportSize(width=390, height=760)
+DESK, PHONE = ViewportSize(width=1280, height=800), ViewportSize(width=390, height=880)
 
 
 @asynccontextmanager
@@ -71,8 +71,8 @@ def deaf(at: Addresses, application: Application, user: str) -> Iterator[None]:
         yield
 
 
-async def job(emitter: Emitter, chance: random.Random, user: str, *, ends: bool = True) -> None:
-    """Play a job, of which one in eight fails, or a part of one."""
+async def job(emitter: Emitter, chance: random.Random, user: str, *, ends: str) -> None:
+    """Play a job that is COMPLETED or FAILED in the end, or goes on (an empty text)."""
     number, operation = chance.randrange(1000, 9999), chance.choice(OPERATIONS)
 
     async def tell(kind: str, progress: int, message: str) -> None:
@@ -86,11 +86,10 @@ async def job(emitter: Emitter, chance: random.Random, user: str, *, ends: bool 
         await asyncio.sleep(chance.uniform(0.1, 0.5))
 
     await tell("STARTED", 0, f"{operation} started")
-    last = chance.randrange(1, 5)
-    fails = chance.random() < 1 / 8
-    for step in range(1, 6 if ends and not fails else last + 1):
+    last = 5 if ends == "COMPLETED" else chance.randrange(1, 5)
+    for step in range(1, last + 1):
         await tell("PROGRESS", 20 * step, chance.choice(WORDS))
-    if fails:
+    if ends == "FAILED":
         await tell("FAILED", 20 * last, "the ERP refused line 3")
     elif ends:
         await tell("COMPLETED", 100, f"{operation} completed")
@@ -100,7 +99,8 @@ async def traffic(emitter: Emitter, chance: random.Random) -> None:
     """Play jobs of all users until cancelled."""
     async with asyncio.TaskGroup() as tasks:
         while True:
-            tasks.create_task(job(emitter, chance, chance.choice(USERS)))
+            ends = chance.choice(["COMPLETED"] * 7 + ["FAILED"])
+            tasks.create_task(job(emitter, chance, chance.choice(USERS), ends=ends))
             await asyncio.sleep(chance.uniform(0.1, 0.6))
 
 
@@ -151,13 +151,14 @@ async def demo(page: Page, at: Addresses, application: Application, to: Path, fi
     """Take the demo page with jobs that run, that are done, and one that failed."""
     chance = random.Random(3)  # noqa: S311 - no secret
     async with Emitter(at.internal, application.emit_token) as emitter:
-        await asyncio.gather(*(job(emitter, chance, "demo") for _ in range(2)))
+        for ends in ("COMPLETED", "FAILED"):
+            await job(emitter, chance, "demo", ends=ends)
         fragment = urlencode({"url": at.public, "token": application.token("demo")})
         await page.emulate_media(color_scheme="light")
         await page.set_viewport_size(PHONE)
         await page.goto(f"{files}/demo.html#{fragment}")
         await page.get_by_text("connected", exact=True).wait_for()
-        await asyncio.gather(*(job(emitter, chance, "demo", ends=False) for _ in range(3)))
+        await asyncio.gather(*(job(emitter, chance, "demo", ends="") for _ in range(3)))
         await page.screenshot(path=to / "demo.png")
 
 
@@ -169,7 +170,11 @@ async def take(to: Path) -> None:
         TemporaryDirectory(prefix="archibald-rt-pictures-") as folder,
         files_of(ROOT / "examples") as files,
     ):
-        settings = {"SERVER_ALLOWED_ORIGINS": files, "DELIVERY_MAX_OUTBOX": "64KiB"}
+        settings = {
+            "SERVER_ALLOWED_ORIGINS": files,
+            "DELIVERY_MAX_OUTBOX": "64KiB",
+            "DELIVERY_STALL_TIMEOUT": "10m",
+        }
         async with (
             server(Path(folder), application, settings) as (at, _),
             AsyncExitStack() as all_of,

@@ -6,7 +6,7 @@ import { byId, bytes, count, duration, el, explain, few, say } from "./dom.js";
 export const SHOWN = 200;
 
 export const stateText = (device) =>
-  device.state === "live" ? "live" : device.behindBy ? `behind ${count(device.behindBy)}` : "behind";
+  device.state === "live" ? "live" : device.behindBy ? `behind ≤ ${count(device.behindBy)}` : "behind";
 
 export class Devices {
   constructor({ open }) {
