@@ -29,6 +29,7 @@ from archibald_rt.client.messages import (
     ReceivedEvent,
 )
 from archibald_rt.client.place import Place
+from archibald_rt.client.renewal import renew_in, seconds_of
 from archibald_rt.client.socket import (
     ClientSocket,
     ConnectionEndedError,
@@ -38,7 +39,7 @@ from archibald_rt.client.socket import (
 from archibald_rt.errors import AuthError
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
-"""A token, or what gives a fresh one at every connect."""
+"""A token, or what gives a fresh one: at every connect, and before the one in use expires."""
 
 # The close codes of docs/protocol.md after which a client returns only with a new token, and
 # after which it doesn't return by itself; after any other it resumes.
@@ -60,7 +61,9 @@ class Client:
     begins anew. Each durable event comes once and in order; what can't be had any more is said
     by a Gap. A Live comes once for each connection.
 
-    ``token`` is a str, or gives one at every connect, at once or awaited. ``cursor`` is where to
+    ``token`` is a str, or gives one when it is called, at once or awaited: at every connect, and
+    once four fifths of the time are over that its ``exp`` leaves. Then the new one takes the old
+    one's place without a reconnect. ``cursor`` is where to
     begin: that of the last event handled, ``earliest`` for all that is retained, None for what
     comes from now on. ``connect_timeout`` seconds are given to the connect, and as many to the
     server's first message; a message of more than ``max_message`` bytes ends its connection.
@@ -190,23 +193,44 @@ class Client:
             await self._pause(cause)
 
     async def _stay_connected(self) -> NoReturn:
+        token = await self._next_token()
         socket = await open_socket(
             self._url,
-            await self._next_token(),
+            token,
             cursor=self._place.position,
             connect_timeout=self._connect_timeout,
             max_message=self._max_message,
             ssl_context=self._ssl_context,
         )
+        renewing: asyncio.Task[None] | None = None
         try:
-            socket.watch(self._place.welcome(await self._first_message(socket)))
+            welcome = self._place.welcome(await self._first_message(socket))
+            socket.watch(welcome.heartbeat_ms / 1000)
             self._refused = False
+            if callable(self._token):
+                renewing = asyncio.create_task(self._renew(socket, token, welcome.timestamp))
             while True:
                 item = self._place.take(await socket.read())
                 if item is not None:
                     await self._hand_on(item)
         finally:
+            if renewing is not None:
+                renewing.cancel()
             await socket.close()
+
+    async def _renew(self, socket: ClientSocket, token: str, timestamp: str) -> None:
+        """Give the server a new token each time before the one in use expires."""
+        clock = asyncio.get_running_loop().time
+        began = seconds_of(timestamp)
+        ahead = None if began is None else began - clock()
+        while ahead is not None and (wait := renew_in(token, clock() + ahead)) is not None:
+            await asyncio.sleep(wait)
+            try:
+                token = await self._next_token()
+            except Exception as error:  # noqa: BLE001 - the caller's own, which a connect raises
+                _log.warning("the token could not be renewed: %s", error)
+                return
+            socket.renew(token)
 
     async def _next_token(self) -> str:
         if isinstance(self._token, str):

@@ -83,10 +83,14 @@ Item: TypeAlias = ReceivedEvent | Gap | Live
 
 
 class Welcome(msgspec.Struct, frozen=True, rename="camel"):
-    """The first message of a connection: where it stands and how often the server pings."""
+    """The first message of a connection: where it stands and how often the server pings.
+
+    ``timestamp`` says what time it is for the server.
+    """
 
     cursor: str
     heartbeat_ms: int
+    timestamp: str = ""
 
 
 class Reconnect(msgspec.Struct, frozen=True, rename="camel"):
@@ -123,7 +127,8 @@ def decode(text: str) -> Message | Welcome | Gap | Live | Reconnect | Other:
         envelope = msgspec.json.decode(text, type=_Envelope)
         match envelope.type:
             case "rt.welcome":
-                return msgspec.json.decode(envelope.payload, type=Welcome)
+                welcome = msgspec.json.decode(envelope.payload, type=Welcome)
+                return msgspec.structs.replace(welcome, timestamp=envelope.timestamp)
             case "rt.gap":
                 return msgspec.json.decode(envelope.payload, type=Gap)
             case "rt.live":

@@ -28,15 +28,15 @@ class Place:
         self._before = ""
         self._last_gap: Gap | None = None
 
-    def welcome(self, text: str) -> float:
-        """Begin a connection by its first message; gives the server's heartbeat in seconds."""
+    def welcome(self, text: str) -> Welcome:
+        """Begin a connection by its first message, and give that."""
         message = decode(text)
         if not isinstance(message, Welcome):
             raise ProtocolError("the first message was no rt.welcome")
         if self.position in (None, "earliest"):
             self.position = message.cursor
         self._before = message.cursor
-        return message.heartbeat_ms / 1000
+        return message
 
     def take(self, text: str) -> Item | None:
         """Give what the message means to the caller; None when nothing or nothing new."""

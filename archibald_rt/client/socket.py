@@ -1,6 +1,7 @@
 """One connection of a client: opened, read, watched for silence, shut."""
 
 import asyncio
+import json
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -138,6 +139,10 @@ class ClientSocket:
             if isinstance(message, str) and message != "pong":
                 return message
 
+    def renew(self, token: str) -> None:
+        """Give the server another token for this connection; it closes if it doesn't take it."""
+        self._send(json.dumps({"type": "rt.auth", "payload": {"token": token}}))
+
     async def close(self) -> None:
         """Close by handshake if the server answers soon, else at once."""
         # Also after the end: until then Tornado counts the connection as left open.
@@ -188,13 +193,16 @@ class ClientSocket:
         return reading.done()
 
     def _ping(self) -> None:
+        self._send("ping")
+
+    def _send(self, message: str) -> None:
         with suppress(WebSocketClosedError):
-            written = asyncio.ensure_future(self._connection.write_message("ping"))
+            written = asyncio.ensure_future(self._connection.write_message(message))
             written.add_done_callback(_ignore_failure)
 
 
 def _ignore_failure(written: asyncio.Future[None]) -> None:
-    # A ping that can't be written ends the connection, and the read says so.
+    # What can't be written ends the connection, and the read says so.
     if not written.cancelled():
         written.exception()
 
