@@ -1,6 +1,7 @@
 """A scrape: the metrics gathered, and written in the format that is asked for."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -31,6 +32,20 @@ class Exposition(NamedTuple):
     text: bytes
 
 
+class ProcessFigures(ProcessCollector):
+    """The process in figures, also where ``/proc`` shows nothing but processes.
+
+    That is what ``ProcSubset=pid`` makes of it, and what the collector itself, which looks for the
+    moment of the boot there, takes for a system without ``/proc``: it would yield nothing.
+    """
+
+    def __init__(self, proc: str = "/proc") -> None:
+        super().__init__(proc=proc, registry=None)
+
+    def _boot_time(self) -> float:
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Scraper:
     """Gathers the metrics of a server when it is asked to.
 
@@ -43,7 +58,7 @@ class Scraper:
         self._sources = sources
         self._log = log
         self._broken = broken
-        self._process = ProcessCollector(registry=None)
+        self._process = ProcessFigures()
 
     async def scrape(self, accept: str) -> Exposition:
         """Return the metrics of now, in OpenMetrics if the ``Accept`` names it, else as text.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import ProcessCollector
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
@@ -20,7 +21,7 @@ from archibald_rt.errors import LogBrokenError, LogUnavailableError
 from archibald_rt.eventlog.sqlite import SQLiteLog
 from eventstreams import listen
 from logged import logged
-from support import READ_TOKEN, Harness, eventually, harness, token
+from support import PATIENCE, READ_TOKEN, Harness, eventually, harness, token
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -312,6 +313,17 @@ async def test_a_stream_that_is_ended_counts_with_the_code_it_was_told(tmp_path:
 
         await eventually(counted)
         assert (await scraped(at))("connections_closed_total") == 1
+
+
+def test_the_process_is_in_figures_where_proc_shows_processes_alone(tmp_path: Path) -> None:
+    # As `ProcSubset=pid` in docs/deploy/archibald-rt.service makes it: no /proc/stat.
+    (tmp_path / "self").symlink_to("/proc/self")
+    confined = {each.name: each for each in scrape.ProcessFigures(str(tmp_path)).collect()}
+    everywhere = {each.name: each for each in ProcessCollector(registry=None).collect()}
+    assert confined.keys() == everywhere.keys() >= {"process_open_fds", "process_cpu_seconds"}
+    # To the second, in which the system's own figure is.
+    began = [each["process_start_time_seconds"].samples[0].value for each in (confined, everywhere)]
+    assert abs(began[0] - began[1]) < PATIENCE.total_seconds()
 
 
 @pytest.mark.gen_test
