@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import re
 import signal
 import socket
 import ssl
@@ -225,6 +227,19 @@ async def test_the_clients_address_is_what_is_logged_and_limited(
                 pass
         assert refused[:2] == (1013).to_bytes(2, "big")
         assert await answered("127.0.0.4", token("u")) == b""
+
+
+@pytest.mark.gen_test
+async def test_a_request_is_called_the_same_here_as_in_the_servers_own_lines(
+    tmp_path: Path,
+) -> None:
+    with behind_nginx(tmp_path, "address") as (_server, nginx, harness):
+        answer = await get(harness, "/api/websocket/health", **{"X-Request-Id": "mine"})
+        given = answer.headers["X-Request-Id"]
+        # Not what a client makes up, which two of them may.
+        assert re.fullmatch("[0-9a-f]{32}", given)
+        assert json.loads(answer.body)["requestId"] == given
+        await eventually(lambda: f" {given}\n" in nginx.logged())
 
 
 class Asking:
