@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from archibald_rt.errors import QueueFullError
 from archibald_rt.events import Emission, Outcome
@@ -16,8 +17,8 @@ GROUP_LIMIT = 8 * 1024 * 1024
 """How many queued bytes are committed at once, so that no transaction grows without bound."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
+# A frozen dataclass takes a microsecond to make, five times as much.
+class Request(msgspec.Struct, frozen=True, eq=False):
     """What one emitter asked for at once; ``durable`` are the durable ones of its emissions."""
 
     emissions: Sequence[Emission]

@@ -169,6 +169,7 @@ class OrderQueue:
         results, fault = await self._commit([each.durable for each in group if each.durable])
         committed = self._paused = time.monotonic()
         measured, before = self.measured, self.durable
+        trace = self._trace if self._trace.on else None
         for request in group:
             if fault is not None and request.durable:
                 request.fail(type(fault)(str(fault)))
@@ -177,7 +178,7 @@ class OrderQueue:
                 if isinstance(stored, KeyConflict):
                     request.fail(key_conflict(request.emissions, stored.indexes))
                 else:
-                    outcomes = await self._dispatch(request, stored)
+                    outcomes = await self._dispatch(request, stored, trace)
                     done = time.monotonic()
                     measured.delivery_time.observe(done - request.accepted)
                     if request.durable:
@@ -208,12 +209,13 @@ class OrderQueue:
             self._watch.worked()
         return iter(results), None
 
-    async def _dispatch(self, request: Request, stored: Sequence[Stored]) -> list[Outcome]:
+    async def _dispatch(
+        self, request: Request, stored: Sequence[Stored], trace: Trace | None
+    ) -> list[Outcome]:
         places = iter(stored)
         outcomes: list[Outcome] = []
-        trace, request_id = self._trace if self._trace.on else None, request.request_id
         if trace is not None:
-            trace.committed(request_id, request.emissions, stored)
+            trace.committed(request.request_id, request.emissions, stored)
         for index, emission in enumerate(request.emissions):
             place = next(places) if emission.durable else None
             if place is not None and place.duplicate:
@@ -232,7 +234,7 @@ class OrderQueue:
                 self.measured.broadcast(durable=emission.durable)
             if trace is not None:
                 live = self._hub.live_of(emission.user)
-                trace.dispatched(request_id, index, seq, delivered, live)
+                trace.dispatched(request.request_id, index, seq, delivered, live)
             outcomes.append(
                 Outcome(
                     seq,

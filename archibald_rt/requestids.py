@@ -15,6 +15,8 @@ LONGEST = 128
 # No white space, quotes or controls: it stands in log lines and goes back in a header as it is.
 _ID = re.compile(rf"[A-Za-z0-9._~:/+=@-]{{1,{LONGEST}}}", re.ASCII)
 
+_TRACE = "Traceparent"
+
 # W3C Trace Context, section 3.2: a later version may have more behind the flags.
 _TRACEPARENT = re.compile(
     "(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}"
@@ -38,10 +40,12 @@ class RequestIds:
 
         A header that is given twice, too long or of other characters counts as none.
         """
-        given = headers.get_list(HEADER)
-        if given and len(given) == 1 and _ID.fullmatch(given[0]):
+        if (given := headers.get_list(HEADER)) and len(given) == 1 and _ID.fullmatch(given[0]):
             return given[0]
-        return trace_of(headers) or self.new()
+        # Asked here and not there: most requests have neither, and pay for no call.
+        if headers.get_list(_TRACE) and (trace := trace_of(headers)) is not None:
+            return trace
+        return f"{self._prefix}-{next(self._numbers)}"
 
     def new(self) -> str:
         """Return an id that no other request has."""
@@ -50,7 +54,7 @@ class RequestIds:
 
 def trace_of(headers: HTTPHeaders) -> str | None:
     """Return the trace a request belongs to by its ``traceparent``; None if that names none."""
-    given = headers.get_list("traceparent")
+    given = headers.get_list(_TRACE)
     if not given or len(given) != 1:
         return None
     match = _TRACEPARENT.fullmatch(given[0])

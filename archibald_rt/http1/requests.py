@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import NoReturn
 
 import httptools
+import msgspec
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 MAX_HEAD = 64 * 1024
@@ -22,8 +23,8 @@ MAX_HEADERS = 256
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+# A frozen dataclass takes half a microsecond to make, several times as much.
+class Head(msgspec.Struct, frozen=True):
     """A request's line and headers; ``keep_alive`` says whether another may follow it."""
 
     start_line: RequestStartLine
