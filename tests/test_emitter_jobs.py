@@ -560,6 +560,43 @@ async def test_what_json_has_not_is_an_error_of_who_says_it(kind: str, tmp_path:
         assert await player.told() == [STARTED, ("FAILED", 0, "submit-order failed")]
 
 
+@both
+@pytest.mark.gen_test
+async def test_a_message_that_is_no_utf_8_hides_no_end_and_no_exception(
+    kind: str, tmp_path: Path
+) -> None:
+    def failing(job: Job) -> None:
+        job.progress(10, "caf\udce9.txt")
+        job.fail("caf\udce9.txt")
+        raise ConnectionResetError
+
+    async with playing(kind, tmp_path) as player:
+        with pytest.raises(ConnectionResetError):
+            await player.play(failing)
+        await player.play(lambda job: job.complete(message="caf\udce9.txt"))
+        assert await player.told() == [
+            STARTED,
+            ("PROGRESS", 10, "caf?.txt"),
+            ("FAILED", 10, "caf?.txt"),
+            ("COMPLETED", 100, "caf?.txt"),
+        ]
+
+
+@both
+@pytest.mark.gen_test
+async def test_a_message_that_is_no_text_is_an_error_where_it_is_said(
+    kind: str, tmp_path: Path
+) -> None:
+    def telling(job: Job) -> None:
+        for say in (job.fail, job.postpone, lambda each: job.complete(message=each)):
+            with pytest.raises(TypeError, match="text, not ValueError"):
+                say(ValueError("internal"))  # type: ignore[arg-type]  # as a careless caller does
+
+    async with playing(kind, tmp_path) as player:
+        await player.play(telling)
+        assert [each[0] for each in await player.told()] == ["STARTED", "COMPLETED"]
+
+
 @pytest.mark.gen_test
 async def test_outside_its_block_a_job_says_nothing(tmp_path: Path) -> None:
     async with playing("async", tmp_path) as player, Emitter(player.url, EMIT_TOKEN) as emitter:

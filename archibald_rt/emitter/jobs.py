@@ -85,8 +85,10 @@ class Job:
         """Say how far the job is, from 0 to 100, and what it does; shown to the user.
 
         Not every call is an event: of several within the interval the last one is sent. What
-        becomes of it is not heard of. Outside the job's block it does nothing.
+        becomes of it is not heard of. Outside the job's block it does nothing. Raises TypeError
+        for a message that is no text, as whatever takes one does.
         """
+        message = _sendable(message)
         # The order of the comparisons makes 0 of what is no number.
         whole = round(min(100, max(0, percent)))
         self._state = state = replace(self._state, progress=whole, message=message)
@@ -100,6 +102,8 @@ class Job:
         payload as it is now; the message is "… completed" where none is given. Raises TypeError
         or ValueError for what JSON has not. A call of `fail` before it is void.
         """
+        if message is not None:
+            message = _sendable(message)
         self._result = msgspec.UNSET if result is None else payload_json(result)
         self._failed, self._postponed = None, False
         if message is not None:
@@ -110,7 +114,7 @@ class Job:
 
         It holds whether the block is left by an exception or not. Does not leave the block.
         """
-        self._failed, self._postponed = message, False
+        self._failed, self._postponed = _sendable(message), False
 
     def postpone(self, message: str = "") -> None:
         """Have the block end without the job being told completed or failed.
@@ -199,6 +203,17 @@ class AsyncJob(Job):
             self._reports.end(*self._ended(error))
             self._untold += await self._reports.settled()
             self._hear()
+
+
+def _sendable(message: str) -> str:
+    """Return a message as UTF-8 has it: a file's name, or another program's words, may be none.
+
+    Looked at when it is said. At the job's end it would take the place of the job's own exception,
+    and nobody would be told of an end.
+    """
+    if not isinstance(message, str):
+        raise TypeError(f"a message is text, not {type(message).__name__}")
+    return message.encode(errors="replace").decode()
 
 
 def _logged(error: ArchibaldError) -> None:
