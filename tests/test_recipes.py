@@ -21,6 +21,9 @@ from support import EMIT_TOKEN, PATIENCE, Device, Harness, eventually, harness
 from system import EXPRESS
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
+UNSET = "ARCHIBALD_RT_INTERNAL_PORT ARCHIBALD_RT_INTERNAL_EMIT_TOKENS"
+"""What tests usually set, and the machine that a recipe is for does not."""
+
 JOB = ("JOB_STARTED", "JOB_COMPLETED", "JOB_FAILED")
 
 
@@ -269,20 +272,21 @@ async def test_the_lines_for_the_shell_emit_once_a_day_however_often_they_run(
 ) -> None:
     async with listening(tmp_path) as (server, proxy, device):
         port = server.server.internal_url.rpartition(":")[2]
-        config = f"[internal]\nport = {port}\nemit_tokens = {EMIT_TOKEN}\n"
-        (tmp_path / "config.ini").write_text(config)
+        # As docs/deploy.md sets a machine up: a configuration without secrets, which are beside it.
+        (tmp_path / "config.ini").write_text(f"[internal]\nport = {port}\n")
+        (tmp_path / "emit_tokens").write_text(f"{EMIT_TOKEN}\n")
         (tmp_path / "authorization").write_text(f"Authorization: Bearer {EMIT_TOKEN}\n")
         command = tmp_path / "archibald-rt"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m archibald_rt "$@"\n')
         command.chmod(0o755)
-        path = f"{tmp_path}:{os.environ['PATH']}"
         answers = []
         for block in blocks("sh"):
             text = block.replace("/etc/archibald-rt", str(tmp_path))
+            text = text.replace("/opt/archibald-rt/bin", str(tmp_path))
             text = text.replace("http://127.0.0.1:8081", proxy.url)
             for _ in range(2):
-                words = ["bash", "-euc", f"unset ARCHIBALD_RT_INTERNAL_PORT\n{text}"]
-                async with running(tmp_path, *words, PATH=path) as process:
+                words = ["bash", "-euc", f"unset {UNSET}\n{text}"]
+                async with running(tmp_path, *words) as process:
                     ending = asyncio.wait_for(process.communicate(), PATIENCE.total_seconds())
                     output = (await ending)[0]
                     assert process.returncode == 0, output
