@@ -23,6 +23,7 @@ from archibald_rt.emitter import (
     NotEmittedError,
     SyncEmitter,
 )
+from archibald_rt.emitter.reports import Reports
 from archibald_rt.errors import ArchibaldError
 from faults.proxy import proxied
 from support import EMIT_TOKEN, PATIENCE, Device, eventually, harness
@@ -558,6 +559,43 @@ async def test_what_json_has_not_is_an_error_of_who_says_it(kind: str, tmp_path:
         with pytest.raises(TypeError):
             await player.play(lambda job: job.complete(object()))
         assert await player.told() == [STARTED, ("FAILED", 0, "submit-order failed")]
+
+
+class _Interrupted(Reports):
+    """Reports that a signal handler interrupts at a bad moment, to tell progress itself."""
+
+    left = 1
+
+    @property
+    def _latest(self) -> bytes | None:
+        return self._kept
+
+    @_latest.setter
+    def _latest(self, payload: bytes | None) -> None:
+        if payload is not None and self.left:
+            self.left -= 1
+            self.progress(b'"from the handler"')
+        self._kept = payload
+
+
+@pytest.mark.gen_test
+async def test_a_signal_handler_may_tell_progress_while_progress_is_told() -> None:
+    told = asyncio.Event()
+
+    async def emit(*_given: object, **_options: object) -> Emitted:
+        told.set()
+        return Emitted(None, "", durable=False, duplicate=False, delivered=0)
+
+    loop = asyncio.get_running_loop()
+    reports = _Interrupted(loop, emit, "u", progress_type="P", conflate="7", interval=NEVER)
+    # A daemon, so that one that waits for itself fails this test and holds up no other.
+    telling = threading.Thread(target=reports.progress, args=[b'"first"'], daemon=True)
+    telling.start()
+    await asyncio.to_thread(telling.join, PATIENCE.total_seconds())
+    assert not telling.is_alive()
+    assert reports.left == 0
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        await told.wait()
 
 
 @both

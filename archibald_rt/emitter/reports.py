@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from threading import Lock
+from threading import RLock
 from typing import Any, Protocol
 
 from archibald_rt.emitter.messages import Emitted, NotEmittedError
@@ -56,8 +56,8 @@ class Reports:
         self._interval = interval
         self._tasks: set[asyncio.Task[None]] = set()
         self._errors: list[ArchibaldError] = []
-        # These three are looked at by several threads.
-        self._lock = Lock()
+        # These three are looked at by several threads, and by signal handlers in the midst of it.
+        self._lock = RLock()
         self._latest: bytes | None = None
         self._pumping = self._ended = False
 
@@ -66,7 +66,10 @@ class Reports:
         self._spawn(self._tell(type_, payload, key))
 
     def progress(self, payload: bytes) -> None:
-        """Emit a progress event, soon, unless a later one overtakes it. Never waits or raises."""
+        """Emit a progress event, soon, unless a later one overtakes it. Never waits or raises.
+
+        Safe to call in a signal handler.
+        """
         with self._lock:
             if self._ended:
                 return
