@@ -166,10 +166,11 @@ class OrderQueue:
                 await self._steps.take()
 
     async def _serve(self, group: Sequence[Request]) -> None:
-        results, fault = await self._commit([each.durable for each in group if each.durable])
+        trace = self._trace if self._trace.on else None
+        durable = [each.durable for each in group if each.durable]
+        results, fault = await self._commit(durable, trace)
         committed = self._paused = time.monotonic()
         measured, before = self.measured, self.durable
-        trace = self._trace if self._trace.on else None
         for request in group:
             if fault is not None and request.durable:
                 request.fail(type(fault)(str(fault)))
@@ -190,7 +191,7 @@ class OrderQueue:
             measured.commit_size.observe(stored_now)
 
     async def _commit(
-        self, groups: Sequence[Sequence[Emission]]
+        self, groups: Sequence[Sequence[Emission]], trace: Trace | None = None
     ) -> tuple[Iterator[list[Stored] | KeyConflict], LogError | None]:
         if not groups:
             return iter(()), None
@@ -202,8 +203,8 @@ class OrderQueue:
             return iter(()), error
         took = time.monotonic() - began
         self.measured.commit_time.observe(took)
-        if self._trace.on:
-            self._trace.group(len(groups), took)
+        if trace is not None:
+            trace.group(len(groups), took)
         if any(not each.duplicate for result in results for each in _stored(result)):
             # Nothing but duplicates stores nothing, and so shows nothing.
             self._watch.worked()

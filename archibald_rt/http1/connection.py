@@ -131,12 +131,13 @@ class RequestConnection(HTTPConnection):
         if exchange is None:
             # The client was parted from.
             return failed()
-        if "Date" not in headers:
-            headers["Date"] = self._owner.date()
+        date = "" if "Date" in headers else self._owner.date()
         # Who has not sent all of its body may not read before it has.
         unread = not exchange.complete and END not in self._requests.parts
         last = unread or self._owner.stopping
-        return self._channel.write(exchange.answer(start_line, headers, chunk or b"", last=last))
+        return self._channel.write(
+            exchange.answer(start_line, headers, chunk or b"", date=date, last=last)
+        )
 
     def write(self, chunk: bytes) -> "asyncio.Future[None]":
         """Write a piece of an answer's body; what is returned is done when the kernel has it."""

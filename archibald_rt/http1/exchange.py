@@ -45,10 +45,17 @@ class Exchange:
         self._chunked = False
 
     def answer(
-        self, start_line: ResponseStartLine, headers: HTTPHeaders, chunk: bytes, *, last: bool
+        self,
+        start_line: ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes,
+        *,
+        date: str,
+        last: bool,
     ) -> bytes:
         """Return the bytes that an answer begins with (RFC 9112, sections 6 and 9).
 
+        With a ``date``, unless that is empty, among the headers.
         Raises ValueError for a line break within a header.
         """
         version, method = self.head.start_line.version, self.head.start_line.method
@@ -67,7 +74,7 @@ class Exchange:
             headers["Connection"] = "close"
         elif version == _OLD:
             headers["Connection"] = "keep-alive"
-        data = head_of(start_line, headers)
+        data = head_of(start_line, headers, date)
         self.begun = True
         return data + self.piece(chunk)
 
