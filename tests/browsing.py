@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from playwright.async_api import Browser as Chromium
 from playwright.async_api import BrowserContext, ConsoleMessage, Page, async_playwright
 
 from support import PATIENCE
@@ -47,10 +48,9 @@ class Browser:
 
 
 @asynccontextmanager
-async def browser(**options: object) -> AsyncIterator[Browser]:
-    """Run a Chromium for the length of a block.
+async def launched() -> AsyncIterator[Chromium]:
+    """Run a Chromium for the length of a block; `window` opens its windows.
 
-    Options are those of Playwright's ``new_context``: ``viewport``, ``color_scheme`` and such.
     Tests that use it are marked ``needs("chromium")``.
     """
     sandboxed = os.geteuid() != 0
@@ -62,9 +62,28 @@ async def browser(**options: object) -> AsyncIterator[Browser]:
                 args=_QUIET,
                 env={**os.environ, "HOME": home},
             )
-            context = await chromium.new_context(**options)  # type: ignore[arg-type]  # as Playwright names them
-            context.set_default_timeout(PATIENCE.total_seconds() * 1000)
             try:
-                yield Browser(context)
+                yield chromium
             finally:
                 await chromium.close()
+
+
+@asynccontextmanager
+async def window(chromium: Chromium, **options: object) -> AsyncIterator[Browser]:
+    """Open a window that shares nothing with any other, for the length of a block.
+
+    Options are those of Playwright's ``new_context``: ``viewport``, ``color_scheme`` and such.
+    """
+    context = await chromium.new_context(**options)  # type: ignore[arg-type]  # as Playwright names them
+    context.set_default_timeout(PATIENCE.total_seconds() * 1000)
+    try:
+        yield Browser(context)
+    finally:
+        await context.close()
+
+
+@asynccontextmanager
+async def browser(**options: object) -> AsyncIterator[Browser]:
+    """Run a Chromium with one `window` for the length of a block."""
+    async with launched() as chromium, window(chromium, **options) as opened:
+        yield opened

@@ -1,4 +1,3 @@
-import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -6,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tornado.ioloop import IOLoop
 
+from support import fresh_loop
 from system import missing
 
 FIGURES = pytest.StashKey[list[str]]()
@@ -50,23 +50,8 @@ def pytest_terminal_summary(
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
     """The loop of a test marked `gen_test`: its own, and nothing outlives it."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    io_loop = IOLoop(asyncio_loop=loop, make_current=False)
-    yield io_loop
-    left_over = asyncio.all_tasks(loop)
-    for task in left_over:
-        task.cancel()
-    # What a left-over raises while it is cancelled is nobody's failure any more.
-    loop.run_until_complete(_settled(left_over))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    io_loop.close()
-    asyncio.set_event_loop(None)
-
-
-async def _settled(tasks: set[asyncio.Task[object]]) -> None:
-    await asyncio.gather(*tasks, return_exceptions=True)
+    with fresh_loop() as loop:
+        yield loop
 
 
 @pytest.hookimpl(tryfirst=True)

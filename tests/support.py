@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 import jwt
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.ioloop import IOLoop
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from archibald_rt.reception import ClientMessageHook
@@ -259,6 +260,28 @@ async def eventually(
             return
         assert time.monotonic() < deadline, "it did not come about"
         await asyncio.sleep(0.01)
+
+
+@contextmanager
+def fresh_loop() -> Iterator[IOLoop]:
+    """Make a loop the current one for the length of a block; no task outlives it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    io_loop = IOLoop(asyncio_loop=loop, make_current=False)
+    yield io_loop
+    left_over = asyncio.all_tasks(loop)
+    for task in left_over:
+        task.cancel()
+    # What a left-over raises while it is cancelled is nobody's failure any more.
+    loop.run_until_complete(_settled(left_over))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    io_loop.close()
+    asyncio.set_event_loop(None)
+
+
+async def _settled(tasks: set[asyncio.Task[object]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextmanager

@@ -5,25 +5,50 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+from tornado.httpclient import HTTPClientError
+from tornado.ioloop import IOLoop
 
-from browsing import Browser, browser
+from browsing import Browser, Chromium, launched, window
 from faults.proxy import proxied
 from pages import ClientPage, client_page
 from processes import ServerProcess, serving
 from relays import relayed
-from support import SECRET, Harness, eventually, harness, settings_for, token
+from support import SECRET, Harness, eventually, fresh_loop, harness, settings_for, token
 
 pytestmark = pytest.mark.needs("chromium")
 
 TRANSPORTS = ("websocket", "sse")
 HOUR = 3_600_000
 """A wait, in milliseconds, that no test sees the end of."""
+
+
+@pytest.fixture(scope="module")
+def io_loop() -> Iterator[IOLoop]:
+    """The loop of all tests here, since the browser belongs to it."""
+    with fresh_loop() as loop:
+        yield loop
+
+
+@pytest.fixture(scope="module")
+def process(io_loop: IOLoop) -> Iterator[Chromium]:
+    """One browser for all: starting it takes longer than most of them."""
+    running = launched()
+    yield io_loop.run_sync(running.__aenter__)
+    io_loop.run_sync(lambda: running.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def chromium(io_loop: IOLoop, process: Chromium) -> Iterator[Browser]:
+    """A window of its own for each."""
+    opened = window(process)
+    yield io_loop.run_sync(opened.__aenter__)
+    io_loop.run_sync(lambda: opened.__aexit__(None, None, None))
 
 
 class Tokens:
@@ -59,7 +84,8 @@ class Numbers:
         while not self._stopping:
             n = self.last + 1
             body = {"userId": self._user, "type": "N", "payload": {"n": n}, "key": f"n{n}"}
-            with contextlib.suppress(OSError):
+            # A server that is killed with the request in its hands answers nothing.
+            with contextlib.suppress(OSError, HTTPClientError):
                 emitter = Harness(self.server, settings_for(self._folder))
                 answer = await emitter.post("/internal/emit", json.dumps(body).encode())
                 if answer.code == 200:
@@ -92,7 +118,9 @@ async def following(
 
 
 @pytest.mark.gen_test(timeout=170)
-async def test_every_event_comes_once_and_in_order_whatever_happens(tmp_path: Path) -> None:
+async def test_every_event_comes_once_and_in_order_whatever_happens(
+    tmp_path: Path, chromium: Browser
+) -> None:
     limits = {
         "ARCHIBALD_RT_DELIVERY_CONNECTS_PER_USER_PER_MINUTE": "0",
         "ARCHIBALD_RT_AUTH_LEEWAY": "0s",
@@ -109,7 +137,6 @@ async def test_every_event_comes_once_and_in_order_whatever_happens(tmp_path: Pa
         proxy = await running.enter_async_context(proxied(first.public_url, buffer=None))
         numbers = Numbers(first, tmp_path, "u")
         emitting = asyncio.create_task(numbers.run())
-        chromium = await running.enter_async_context(browser())
         pages = {
             how: await running.enter_async_context(client_page(chromium, proxy.url, tokens.fresh))
             for how in TRANSPORTS
@@ -174,14 +201,16 @@ async def test_every_event_comes_once_and_in_order_whatever_happens(tmp_path: Pa
 
 
 @pytest.mark.gen_test
-async def test_a_token_is_replaced_in_place_before_it_expires(tmp_path: Path) -> None:
+async def test_a_token_is_replaced_in_place_before_it_expires(
+    tmp_path: Path, chromium: Browser
+) -> None:
     given: list[str] = []
 
     def fresh() -> str:
         given.append(token("u", exp=time.time() + 1))
         return given[-1]
 
-    async with harness(tmp_path, {"auth.leeway": "30s"}) as server, browser() as chromium:
+    async with harness(tmp_path, {"auth.leeway": "30s"}) as server:
         async with client_page(chromium, server.server.public_url, fresh) as page:
             await page.follow()
             await eventually(lambda: len(given) >= 3)
@@ -207,9 +236,9 @@ async def test_a_token_is_replaced_in_place_before_it_expires(tmp_path: Path) ->
 
 
 @pytest.mark.gen_test
-async def test_an_expired_token_is_followed_by_a_new_one(tmp_path: Path) -> None:
+async def test_an_expired_token_is_followed_by_a_new_one(tmp_path: Path, chromium: Browser) -> None:
     tokens = Tokens("u", 1)
-    async with harness(tmp_path, {"auth.leeway": "0s"}) as server, browser() as chromium:
+    async with harness(tmp_path, {"auth.leeway": "0s"}) as server:
         async with client_page(chromium, server.server.public_url, tokens.fresh) as page:
             await page.follow()
             await page.until("told.some(([, what]) => what.code === 4001)")
@@ -220,9 +249,11 @@ async def test_an_expired_token_is_followed_by_a_new_one(tmp_path: Path) -> None
 
 
 @pytest.mark.gen_test
-async def test_who_is_kicked_or_crowded_out_returns_as_it_should(tmp_path: Path) -> None:
+async def test_who_is_kicked_or_crowded_out_returns_as_it_should(
+    tmp_path: Path, chromium: Browser
+) -> None:
     one_device = {"delivery.devices_per_user": "1"}
-    async with harness(tmp_path, one_device) as server, browser() as chromium:
+    async with harness(tmp_path, one_device) as server:
         url = server.server.public_url
 
         async def kick(user: str) -> None:
@@ -263,8 +294,10 @@ async def test_who_is_kicked_or_crowded_out_returns_as_it_should(tmp_path: Path)
 
 
 @pytest.mark.gen_test
-async def test_a_refused_token_is_followed_by_another_without_haste(tmp_path: Path) -> None:
-    async with harness(tmp_path) as server, browser() as chromium:
+async def test_a_refused_token_is_followed_by_another_without_haste(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    async with harness(tmp_path) as server:
         url = server.server.public_url
         # Another user has another place: nothing of theirs is replayed by this one's cursor.
         user = "first"
@@ -314,8 +347,8 @@ async def test_a_refused_token_is_followed_by_another_without_haste(tmp_path: Pa
 
 
 @pytest.mark.gen_test
-async def test_what_can_not_be_had_any_more_is_told(tmp_path: Path) -> None:
-    async with harness(tmp_path) as server, browser() as chromium:
+async def test_what_can_not_be_had_any_more_is_told(tmp_path: Path, chromium: Browser) -> None:
+    async with harness(tmp_path) as server:
         url = server.server.public_url
         async with following(chromium, url, "u") as page:
             await emit(server, "u", 1)
@@ -359,11 +392,12 @@ async def test_what_can_not_be_had_any_more_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_is_lost_doubled_or_garbled_on_the_way_is_noticed(tmp_path: Path) -> None:
+async def test_what_is_lost_doubled_or_garbled_on_the_way_is_noticed(
+    tmp_path: Path, chromium: Browser
+) -> None:
     async with (
         harness(tmp_path) as server,
         relayed(server.server.public_url) as relay,
-        browser() as chromium,
     ):
         async with following(chromium, relay.url, "u") as page:
 
@@ -395,11 +429,10 @@ async def test_what_is_lost_doubled_or_garbled_on_the_way_is_noticed(tmp_path: P
 
 
 @pytest.mark.gen_test
-async def test_a_connection_that_fell_silent_is_left(tmp_path: Path) -> None:
+async def test_a_connection_that_fell_silent_is_left(tmp_path: Path, chromium: Browser) -> None:
     async with (
         harness(tmp_path) as server,
         relayed(server.server.public_url) as relay,
-        browser() as chromium,
     ):
         silence: dict[str, Any] = {"pingAfter": 50, "pongWithin": 50, "connectTimeout": 1000}
         async with following(chromium, relay.url, "u", **silence) as page:
@@ -416,11 +449,12 @@ async def test_a_connection_that_fell_silent_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_waits_end_when_the_page_is_seen_or_online_or_told_to(tmp_path: Path) -> None:
+async def test_waits_end_when_the_page_is_seen_or_online_or_told_to(
+    tmp_path: Path, chromium: Browser
+) -> None:
     async with (
         harness(tmp_path) as server,
         relayed(server.server.public_url) as relay,
-        browser() as chromium,
     ):
         waits = {"backoffMin": HOUR, "backoffMax": HOUR}
         async with following(chromium, relay.url, "u", **waits) as page:
@@ -439,11 +473,12 @@ async def test_waits_end_when_the_page_is_seen_or_online_or_told_to(tmp_path: Pa
 
 
 @pytest.mark.gen_test
-async def test_where_websockets_get_nowhere_it_takes_server_sent_events(tmp_path: Path) -> None:
+async def test_where_websockets_get_nowhere_it_takes_server_sent_events(
+    tmp_path: Path, chromium: Browser
+) -> None:
     async with (
         harness(tmp_path) as server,
         relayed(server.server.public_url) as relay,
-        browser() as chromium,
     ):
         relay.blocked = True
         async with following(chromium, relay.url, "u") as page:
@@ -485,11 +520,10 @@ async def test_where_websockets_get_nowhere_it_takes_server_sent_events(tmp_path
 
 
 @pytest.mark.gen_test
-async def test_a_draining_server_says_when_to_return(tmp_path: Path) -> None:
+async def test_a_draining_server_says_when_to_return(tmp_path: Path, chromium: Browser) -> None:
     async with contextlib.AsyncExitStack() as running:
         async with harness(tmp_path) as first:
             proxy = await running.enter_async_context(proxied(first.server.public_url, buffer=None))
-            chromium = await running.enter_async_context(browser())
             page = await running.enter_async_context(
                 client_page(chromium, proxy.url, lambda: token("u"))
             )
@@ -511,11 +545,12 @@ async def test_a_draining_server_says_when_to_return(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_an_event_is_handled_when_its_handlers_are_done(tmp_path: Path) -> None:
+async def test_an_event_is_handled_when_its_handlers_are_done(
+    tmp_path: Path, chromium: Browser
+) -> None:
     async with (
         harness(tmp_path) as server,
         relayed(server.server.public_url) as relay,
-        browser() as chromium,
     ):
         async with following(chromium, relay.url, "u", maxQueued=3000) as page:
             key = f"archibald_rt {relay.url} u"
@@ -586,7 +621,7 @@ COUNT_LOOKS = """
 
 @pytest.mark.gen_test
 async def test_a_stream_that_has_to_wait_for_handlers_is_not_taken_for_a_silent_one(
-    tmp_path: Path,
+    tmp_path: Path, chromium: Browser
 ) -> None:
     options: dict[str, Any] = {
         "transport": "sse",
@@ -594,7 +629,7 @@ async def test_a_stream_that_has_to_wait_for_handlers_is_not_taken_for_a_silent_
         "pingAfter": 100,
         "pongWithin": 100,
     }
-    async with harness(tmp_path) as server, browser() as chromium:
+    async with harness(tmp_path) as server:
         async with client_page(chromium, server.server.public_url, lambda: token("u")) as page:
             await page.run(COUNT_LOOKS)
             # Its comments come every 15 s, so it would be left soon were it not for the events.
@@ -615,11 +650,12 @@ async def test_a_stream_that_has_to_wait_for_handlers_is_not_taken_for_a_silent_
 
 
 @pytest.mark.gen_test
-async def test_it_does_without_storage_and_uses_one_of_yours(tmp_path: Path) -> None:
+async def test_it_does_without_storage_and_uses_one_of_yours(
+    tmp_path: Path, chromium: Browser
+) -> None:
     async with (
         harness(tmp_path) as server,
         relayed(server.server.public_url) as relay,
-        browser() as chromium,
     ):
         refusing = "Object.defineProperty(window, 'sessionStorage', { get() { throw Error(); } })"
         await chromium.context.add_init_script(refusing)
@@ -659,14 +695,13 @@ async def test_it_does_without_storage_and_uses_one_of_yours(tmp_path: Path) -> 
 
 
 @pytest.mark.gen_test
-async def test_it_sends_messages_and_tells_what_is_none(tmp_path: Path) -> None:
+async def test_it_sends_messages_and_tells_what_is_none(tmp_path: Path, chromium: Browser) -> None:
     heard: list[tuple[str, bytes | str]] = []
     # As many issuers write it, without the escapes of Python's.
     claims = json.dumps({"userId": "ü€ser"}, ensure_ascii=False).encode()
     in_utf8 = jwt.PyJWS().encode(claims, SECRET, algorithm="HS256")
     async with (
         harness(tmp_path, on_message=lambda m: heard.append((m.user, m.message))) as server,
-        browser() as chromium,
     ):
         async with following(chromium, server.server.public_url, "", token=in_utf8) as page:
             message = {"type": "cancel", "payload": {"jobId": "7"}}
