@@ -11,10 +11,11 @@ from typing import Any
 
 import jwt
 import pytest
+from playwright.async_api import Browser as Chromium
 from tornado.httpclient import HTTPClientError
 from tornado.ioloop import IOLoop
 
-from browsing import Browser, Chromium, launched, window
+from browsing import Browser, launched, window
 from faults.proxy import proxied
 from pages import ClientPage, client_page
 from processes import ServerProcess, serving
@@ -611,6 +612,69 @@ async def test_an_event_is_handled_when_its_handlers_are_done(
             assert await page.run(f"sessionStorage[{key!r}]") == f"{epoch}:{int(seq) - 2}"
 
 
+@pytest.mark.gen_test
+async def test_what_handlers_do_to_the_client_takes_effect_at_once(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    async with (
+        harness(tmp_path) as server,
+        relayed(server.server.public_url) as relay,
+    ):
+        waits = {"backoffMin": HOUR, "backoffMax": HOUR}
+        async with following(chromium, relay.url, "u", **waits) as page:
+            # Of a handler of the change itself; where it has ended for good, and where it waits.
+            await page.run("rt.on('rt.state', (s) => { if (s.code) rt.reconnect() }); 0")
+            for times, code in enumerate((4003, 1011), 2):
+                relay.end(code)
+                await page.until(f"told.filter(([name]) => name === 'rt.live').length === {times}")
+
+            # Who was undone by another is not called any more.
+            await page.run(
+                "rt.on('N', () => window.undo()); window.late = 0;"
+                "window.undo = rt.on('N', () => { late += 1 }); 0"
+            )
+            await emit(server, "u", 1)
+            await page.until_seen(1)
+            assert await page.run("late") == 0
+
+        # Closed in the midst of a welcome, it stays so.
+        async with client_page(chromium, relay.url, lambda: token("v")) as page:
+            full = "{ get: () => null, set() { throw new Error('full') } }"
+            await page.run(
+                f"follow({{ store: {full} }}).then(() => rt.on('rt.error', () => void rt.close()))"
+            )
+            await page.until("rt.state === 'disconnected'")
+            assert await page.told("rt.state") == [
+                {"state": "disconnected", "code": 1000, "reason": "closed"}
+            ]
+
+
+@pytest.mark.gen_test
+async def test_what_was_handled_is_not_kept_while_more_waits(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    async with harness(tmp_path) as server:
+        async with following(chromium, server.server.public_url, "u") as page:
+            await page.run(
+                """
+                window.given = []; window.turns = [];
+                rt.on('N', (event) => new Promise((done) => {
+                  given.push(new WeakRef(event)); turns.push(done);
+                })); 0
+                """
+            )
+            await emit(server, "u", *range(10))
+            for handled in range(1, 9):
+                await page.run("turns.shift()()")
+                await page.until(f"given.length === {handled + 1}")
+
+            async def let_go() -> bool:
+                await page.page.request_gc()
+                return int(await page.run("given.filter((each) => each.deref()).length")) <= 2
+
+            await eventually(let_go)
+
+
 # Counts how often a timer of 100 ms goes off, which is the watch over a connection.
 COUNT_LOOKS = """
     window.looks = 0;
@@ -692,6 +756,64 @@ async def test_it_does_without_storage_and_uses_one_of_yours(
             await page.run(follow)
             await emit(server, "u", 3)
             await page.until_seen(3)
+            await page.run("rt.close()")
+
+
+@pytest.mark.gen_test
+async def test_places_that_are_none_and_those_of_others_lose_nothing(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    async with (
+        harness(tmp_path) as server,
+        relayed(server.server.public_url) as relay,
+    ):
+        user = "u"
+        async with client_page(chromium, relay.url, lambda: token(user)) as page:
+            # An empty text is no place to come back to: that is where the first connect began.
+            starts = ("{ from: '', store: null }", "{ store: { get: () => '', set() {} } }")
+            for n, begun in enumerate(starts, 1):
+                await page.run(f"follow({begun})")
+                await page.until("rt.state === 'connected'")
+                relay.mangle = lambda _text: []
+                await emit(server, "u", n)
+                relay.end(1011)
+                relay.mangle = lambda text: [text]
+                await page.until_seen(*range(1, n + 1))
+                await page.run("rt.close(); told.length = 0")
+
+            # What is no text at all is told as the store's fault, and nothing is missed by it.
+            await page.run(
+                "follow({ from: 'earliest', store: { get: () => window.odd, set() {} } });"
+                "window.odd = { cursor: 'x:1' }; 0"
+            )
+            await page.until("told.some(([, what]) => what.during === 'store')")
+            await page.run("window.odd = undefined; 0")
+            await page.until_seen(1, 2, 1, 2)
+            await page.run("rt.close(); told.length = 0")
+
+            # A slow store has got a user's last cursor before it is another user's turn.
+            await page.run(
+                """
+                window.places = {}; window.sets = [];
+                window.slow = {
+                  get: (key) => places[key.at(-1)],
+                  set: (key, cursor) => new Promise((done) => {
+                    sets.push(() => { places[key.at(-1)] = cursor; done(); });
+                  }),
+                };
+                follow({ store: slow });
+                """
+            )
+            await page.until("rt.state === 'connected'")
+            await emit(server, "u", 3)
+            await page.until_seen(1, 2, 1, 2, 3)
+            cursor = await page.run("rt.cursor")
+            user = "v"
+            await server.post("/internal/users/u/disconnect", b"{}")
+            await page.until("told.some(([, what]) => what.state === 'reconnecting')")
+            await page.until("sets.shift()?.(), rt.state === 'connected'")
+            assert await page.run("places.u") == cursor
+            await page.run("rt.close()")
 
 
 @pytest.mark.gen_test
@@ -723,6 +845,10 @@ async def test_it_sends_messages_and_tells_what_is_none(tmp_path: Path, chromium
                     "follow({ token: '' }, '//')",
                 ),
                 *("follow({ transport: 'pigeon' })", "follow({}, '/?token=x')"),
+                *("follow({ backoffMin: '1s' })", "follow({ backoffMax: 0 })"),
+                *("follow({ pingAfter: Infinity })", "follow({ pongWithin: null })"),
+                *("follow({ connectTimeout: NaN })", "follow({ maxQueued: -1 })"),
+                *("follow({ store: {} })", "follow({ from: 7 })"),
             ):
                 caught = f"(async () => {wrong})().then(() => 'none', (error) => error.name)"
                 assert await page.run(caught) == "TypeError", wrong

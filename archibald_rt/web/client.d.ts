@@ -68,8 +68,8 @@ export class Realtime {
      */
     reconnect(): void;
     /**
-     * Ends the connection for good; twice is fine. No handler is called for an event after that. The
-     * promise waits for those that are at work, and for the store.
+     * Ends the connection for good; twice is fine. No further event is handled after that. The promise
+     * waits for the one whose handlers are at work, and for the store.
      *
      * @returns {Promise<void>}
      */

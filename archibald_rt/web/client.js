@@ -121,6 +121,7 @@ const SUBPROTOCOL = "archibald.v2";
 const ABNORMAL = 1006;
 const RESERVED = "rt.";
 const NO_TOKEN = "the token has to be a JSON Web Token";
+const NO_CURSOR = "a store has to give a cursor, which is a text, or null";
 const TOKEN = /^[\w.-]+$/;
 const TOLD = new Set(["rt.state", "rt.gap", "rt.live", "rt.unauthorized", "rt.error"]);
 
@@ -135,7 +136,7 @@ const BLOCKED_AFTER = 2;
 // A token is replaced when this share of what it had left is over.
 const REFRESH_AT = 0.8;
 
-// A queue that is never empty lets go of what was handled in pieces; one by one is slow.
+// A queue that is never empty loses the places of what was handled in pieces; one by one is slow.
 const FORGOTTEN = 1024;
 
 // Timers overflow beyond this and fire at once.
@@ -150,6 +151,9 @@ const DEFAULTS = {
   websocketAgainAfter: 600_000,
   maxQueued: 16 * 1024 * 1024,
 };
+
+// Those that no timer waits for.
+const UNTIMED = new Set(["websocketAgainAfter", "maxQueued"]);
 
 /**
  * Connects to the server at `url` (its public address, also relative to the page's) and stays
@@ -285,8 +289,8 @@ export class Realtime {
   }
 
   /**
-   * Ends the connection for good; twice is fine. No handler is called for an event after that. The
-   * promise waits for those that are at work, and for the store.
+   * Ends the connection for good; twice is fine. No further event is handled after that. The promise
+   * waits for the one whose handlers are at work, and for the store.
    *
    * @returns {Promise<void>}
    */
@@ -338,11 +342,13 @@ export class Realtime {
     const claims = claimsOf(token);
     const key = `archibald_rt ${this.#endpoints.base} ${claims.userId ?? claims.sub ?? ""}`;
     if (key === this.#key) return;
-    const stored = await this.#store.get(key);
-    await this.#inbox.drained();
+    // An empty text is no place: by it the server would begin anew at each connect.
+    const stored = (await this.#store.get(key)) || null;
+    if (stored !== null && typeof stored !== "string") throw new TypeError(NO_CURSOR);
+    await this.#inbox.settled();
     this.#key = key;
-    this.#place = new Place(stored ?? this.#options.from ?? null);
-    this.#inbox.begin(stored ?? null);
+    this.#place = new Place(stored ?? (this.#options.from || null));
+    this.#inbox.begin(stored);
   }
 
   /** @param {string} token @returns {Promise<End>} */
@@ -502,17 +508,15 @@ export class Realtime {
     if (this.#closed) return;
     const state = this.#everConnected ? "reconnecting" : "connecting";
     if (FINAL.has(code) || (refused && typeof this.#options.token !== "function")) {
-      this.#setState({ state: "disconnected", code, reason });
-      await this.#wait(null, true);
+      await this.#waitTelling({ state: "disconnected", code, reason }, null, true);
       if (!this.#closed) this.#setState({ state });
       return;
     }
     // The server's own wait keeps a crowd apart, so nothing cuts it short.
     const asked = end.afterMs !== undefined;
     const retryInMs = Math.round(end.afterMs ?? this.#backoff(end, refused));
-    this.#setState({ state, code, reason, retryInMs });
+    await this.#waitTelling({ state, code, reason, retryInMs }, retryInMs, asked);
     if (end.again) await this.#inbox.drained();
-    await this.#wait(retryInMs, asked);
   }
 
   /** @param {End} end @param {boolean} refused @returns {number} */
@@ -525,9 +529,21 @@ export class Realtime {
     return refused && this.#attempts === 1 ? 0 : Math.random() * ceiling;
   }
 
+  /**
+   * Tells of a change, and waits; a handler of it may already end the wait.
+   *
+   * @param {StateChange} change
+   * @param {number | null} ms
+   * @param {boolean} patient
+   */
+  async #waitTelling(change, ms, patient) {
+    const waited = this.#wait(ms, patient);
+    this.#setState(change);
+    await waited;
+  }
+
   /** @param {number | null} ms @param {boolean} patient @returns {Promise<void>} */
   #wait(ms, patient) {
-    if (this.#closed) return Promise.resolve();
     return new Promise((resolve) => {
       const timer = ms === null ? undefined : setTimeout(() => end(), ms);
       const end = () => {
@@ -547,6 +563,8 @@ export class Realtime {
 
   /** @param {StateChange} change */
   #setState(change) {
+    // A handler of something else may have closed it just now.
+    if (this.#closed && change.state !== "disconnected") return;
     this.#state = change.state;
     this.#handlers.tell("rt.state", change);
   }
@@ -796,7 +814,8 @@ class Handlers {
     const same = this.#byType.get(type) ?? new Set();
     this.#byType.set(type, same.add(own));
     return () => {
-      same.delete(own);
+      // A page may listen to types without end, one after the other.
+      if (same.delete(own) && same.size === 0) this.#byType.delete(type);
     };
   }
 
@@ -809,14 +828,17 @@ class Handlers {
    */
   tell(type, given) {
     const types = new Set(type.startsWith(RESERVED) ? [type] : [type, "*"]);
-    const called = [...types].flatMap((name) => [...(this.#byType.get(name) ?? [])]);
+    const sets = [...types].map((name) => this.#byType.get(name) ?? new Set());
+    // Those of this moment: one that is added meanwhile begins with the next.
+    const called = sets.flatMap((set) => [...set].map((handler) => ({ set, handler })));
     /** @type {Promise<unknown>[]} */
     const pending = [];
     const fail = (/** @type {unknown} */ error) => {
       if (type === "rt.error") report(error);
       else this.fail(error, "handler");
     };
-    for (const handler of called) {
+    for (const { set, handler } of called) {
+      if (!set.has(handler)) continue;
       try {
         const result = handler(given);
         if (isThenable(result)) pending.push(Promise.resolve(result).catch(fail));
@@ -841,7 +863,7 @@ class Inbox {
   queued = 0;
   #handlers;
   #keep;
-  /** @type {{ type: string, given: unknown, cursor: string | null, size: number }[]} */
+  /** @type {({ type: string, given: unknown, cursor: string | null, size: number } | null)[]} */
   #queue = [];
   #working = false;
   #closed = false;
@@ -890,12 +912,17 @@ class Inbox {
     return this.#working ? new Promise((resolve) => this.#idle.push(resolve)) : Promise.resolve();
   }
 
-  /** Drops what waits; resolves when handlers at work are done, and the cursor is kept. */
-  async close() {
-    this.#closed = true;
-    this.#queue = [];
+  /** Resolves when all that has arrived was handled, and the cursor is kept. */
+  async settled() {
     await this.drained();
     while (this.#keeping) await new Promise((resolve) => this.#idle.push(() => resolve(null)));
+  }
+
+  /** Drops what waits; resolves when handlers at work are done, and the cursor is kept. */
+  close() {
+    this.#closed = true;
+    this.#queue = [];
+    return this.settled();
   }
 
   // Without an await where no handler gives a promise: then no other code comes between an event
@@ -904,6 +931,7 @@ class Inbox {
     this.#working = true;
     for (let next = 0; next < this.#queue.length; next += 1) {
       const { type, given, cursor, size } = /** @type {any} */ (this.#queue[next]);
+      this.#queue[next] = null;
       if (next === FORGOTTEN) this.#queue.splice(0, next);
       next %= FORGOTTEN;
       const pending = this.#handlers.tell(type, given);
@@ -1061,8 +1089,9 @@ function endpoints(url) {
   return { base, socket: `${base.replace("http", "ws")}/ws/realtime`, stream: `${base}/events` };
 }
 
-/** @param {Options} options */
-function checkOptions({ token, transport = "auto", WebSocket: own }) {
+/** @param {Options & typeof DEFAULTS} options */
+function checkOptions(options) {
+  const { token, transport = "auto", WebSocket: own, store, from } = options;
   if (typeof token !== "function" && (typeof token !== "string" || !TOKEN.test(token))) {
     throw new TypeError(`${NO_TOKEN}, or a function that gives one`);
   }
@@ -1071,6 +1100,18 @@ function checkOptions({ token, transport = "auto", WebSocket: own }) {
   }
   if (transport === "websocket" && !(own ?? globalThis.WebSocket)) {
     throw new TypeError("there is no global WebSocket here: give one as an option");
+  }
+  if (store && (typeof store.get !== "function" || typeof store.set !== "function")) {
+    throw new TypeError("a store is an object with get and set");
+  }
+  if (from !== undefined && from !== null && typeof from !== "string") {
+    throw new TypeError("from is a cursor or earliest");
+  }
+  for (const name of /** @type {(keyof typeof DEFAULTS)[]} */ (Object.keys(DEFAULTS))) {
+    const value = options[name];
+    // A timer takes what is no number, or too large a one, for none at all: it would never rest.
+    const fits = UNTIMED.has(name) ? value >= 0 : value > 0 && value <= LONGEST_TIMER;
+    if (typeof value !== "number" || !fits) throw new TypeError(`${name} can't be ${String(value)}`);
   }
 }
 
