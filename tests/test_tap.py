@@ -1,12 +1,14 @@
 """Who watches: what is sent to whom, in which bounds, and when it ends."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from archibald_rt.events import Emission, make_tail
-from archibald_rt.tap import Tap, Watcher
+from archibald_rt.tap import Tap
+from archibald_rt.watcher import Watcher
 
 
 def emission(user: str | None, type_json: bytes = b'"T"', payload: bytes = b"1") -> Emission:
@@ -76,6 +78,43 @@ async def test_a_loss_stands_where_it_happened_with_its_number() -> None:
     tap.dispatched(emission("u"), 4, 0)
     (event,) = await taken(watcher) or []
     assert event["id"] == "e:4"
+
+
+@pytest.mark.gen_test
+async def test_nothing_follows_the_end_not_even_a_loss() -> None:
+    tap = Tap("e", limit=300)
+    watcher = watch(tap)
+    await watcher.take(0)
+    tap.dispatched(emission("u", payload=b'"%b"' % (b"x" * 300)), 1, 0)
+    tap.dispatched(emission("u"), 2, 0)
+    tap.close()
+    found = await taken(watcher) or []
+    assert [each["type"] for each in found] == ["T", "rt.dropped", "rt.close"]
+    assert found[1]["payload"] == {"count": 1}
+    assert await taken(watcher) is None
+
+
+@pytest.mark.gen_test
+async def test_more_is_gathered_for_a_time_but_not_for_one_who_is_filling_up_or_at_the_end() -> (
+    None
+):
+    tap = Tap("e", limit=600)
+    watcher = watch(tap)
+    await watcher.take(0)
+    gathering = asyncio.ensure_future(watcher.gather(3600))
+    tap.dispatched(emission("u"), 1, 0)
+    await asyncio.sleep(0)
+    assert not gathering.done()
+    tap.dispatched(emission("u", payload=b'"%b"' % (b"x" * 300)), 2, 0)
+    await gathering
+    assert len(await taken(watcher) or []) == 2
+    # It was taken: the next ones gather anew.
+    await watcher.gather(0)
+    gathering = asyncio.ensure_future(watcher.gather(3600))
+    await asyncio.sleep(0)
+    assert not gathering.done()
+    tap.close()
+    await gathering
 
 
 @pytest.mark.gen_test

@@ -9,10 +9,17 @@ from archibald_rt.auth import BearerTokens
 from archibald_rt.events import MAX_TYPE, user_id_fault
 from archibald_rt.handlers.base import InternalHandler
 from archibald_rt.sse import COMMENT
-from archibald_rt.tap import Tap, Watcher
+from archibald_rt.tap import Tap
+from archibald_rt.watcher import Watcher
 
 KEEP_ALIVE = 15.0
 """After how many seconds without a message a comment is written."""
+
+GATHER = 0.05
+"""For how many seconds messages gather after some were written.
+
+One at a time a watcher would cost a third of what emitting does; no eye sees the difference.
+"""
 
 
 class TrafficHandler(InternalHandler):
@@ -70,6 +77,7 @@ class TrafficHandler(InternalHandler):
             while (data := await watcher.take(KEEP_ALIVE)) is not None:
                 self.write(data or COMMENT)
                 await self.flush()
+                await watcher.gather(GATHER)
         except StreamClosedError:
             # The client has gone.
             return
