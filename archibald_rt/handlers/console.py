@@ -68,9 +68,13 @@ class ConsoleHandler(BaseHandler):
 
     def get(self) -> None:
         """Answer with a file; 304 to those who have it."""
+        if self.request.path == "/console/":
+            # The page's own addresses are relative to the one without; so is this, for a proxy's.
+            self.redirect("../console", status=HTTPStatus.PERMANENT_REDIRECT)
+            return
         name = self.request.path.removeprefix("/console").removeprefix("/")
         file = self._files.get(name or PAGE)
-        if file is None or self.request.path == "/console/":
+        if file is None or name == PAGE:
             raise HTTPError(HTTPStatus.NOT_FOUND)
         for header, value in _HEADERS.items():
             self.set_header(header, value)
