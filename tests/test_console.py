@@ -5,13 +5,14 @@ import contextlib
 import json
 import re
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Request, expect
 
 from browsing import PHONE, Browser, browser
 from processes import serving
@@ -177,6 +178,37 @@ async def test_events_and_jobs_are_made_and_seen_as_they_happen(
 
 
 @pytest.mark.gen_test
+async def test_a_job_ends_when_it_is_stopped_and_asks_for_nothing_without_a_token(
+    tmp_path: Path,
+) -> None:
+    async with harness(tmp_path) as at, await at.connect("ada") as ada, console(at) as (_, page):
+        await ada.until("rt.live")
+        await page.clock.install()
+        await page.get_by_test_id("open-emit").click()
+        await page.get_by_test_id("emit-job").click()
+        await page.get_by_test_id("job-user").fill("ada")
+        await page.get_by_test_id("job-seconds").fill("600")
+        await page.get_by_test_id("job-steps").fill("0")
+        # One that is stopped has failed at once, however long a step takes.
+        await page.get_by_test_id("job-start").click()
+        assert (await ada.next())["type"] == "JOB_STARTED"
+        await page.get_by_test_id("job-stop").click()
+        assert (await ada.next())["type"] == "JOB_FAILED"
+        # One that is under way disturbs nobody who types in another token.
+        await page.get_by_test_id("job-start").click()
+        assert (await ada.next())["type"] == "JOB_STARTED"
+        await page.keyboard.press("Escape")
+        await page.get_by_test_id("forget").click()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.get_by_test_id("token").fill("being typed")
+        await page.clock.fast_forward(700_000)
+        await page.evaluate("fetch('console/icon.svg').then(each => each.text())")
+        assert [urlsplit(each).path for each in asked] == ["/console/icon.svg"]
+        await expect(page.get_by_test_id("token")).to_have_value("being typed")
+
+
+@pytest.mark.gen_test
 async def test_events_are_filtered_a_log_is_read_and_a_user_kicked(tmp_path: Path) -> None:
     async with harness(tmp_path) as at, await at.connect("ada") as ada, console(at) as (_, page):
         # Filters, by user and by type.
@@ -231,6 +263,73 @@ def filtered(at: Harness, user: str) -> bool:
     ].wants(user)
 
 
+CUT_OFF = """[...document.querySelectorAll("#device-rows .num, #device-rows .state")]
+    .filter(each => each.scrollWidth > each.clientWidth).map(each => each.textContent)"""
+
+
+@pytest.mark.gen_test
+async def test_a_clock_that_is_wrong_and_a_login_of_a_proxy_do_no_harm(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at, browser(viewport=WIDE) as chromium:
+        url = at.server.internal_url
+        await chromium.context.add_cookies([{"name": "login", "value": "yes", "url": url}])
+        await chromium.context.clock.install(time=time.time() - 3600)
+        page = await chromium.page(url + "/console")
+        calls: list[Request] = []
+
+        def note(request: Request) -> None:
+            if "/internal/" in request.url:
+                calls.append(request)
+
+        page.on("request", note)
+        await enter(page, EMIT_TOKEN)
+        # A token of now is refused, however slow the operator's clock is.
+        bearer = token("ada", iat=int(time.time()))
+        async with await at.open({"token": bearer}) as ada:
+            await page.get_by_test_id("device").get_by_role("button", name="ada").click()
+            await page.get_by_test_id("user-kick").click()
+            await page.get_by_test_id("confirm-revoke").check()
+            await page.get_by_test_id("confirm-yes").click()
+            await expect(page.get_by_test_id("user-result")).to_contain_text("One device was")
+            assert (await ada.closed())[0] == 4002
+        async with await at.open({"token": bearer}) as again:
+            assert (await again.closed())[0] == 1008
+        await page.keyboard.press("Escape")
+        # Nobody has been connected for an hour, however fast it is.
+        await page.clock.set_system_time(time.time() + 3600)
+        async with await at.connect("bob"):
+            await expect(page.get_by_test_id("device").locator("td").last).to_have_text(
+                re.compile("^[0-9]+(m [0-9]+)?s$")
+            )
+        # Every call has what a login before it gave to this browser.
+        assert {(await each.all_headers()).get("cookie") for each in calls} == {"login=yes"}
+        assert grave(chromium) == []
+
+
+@pytest.mark.gen_test
+async def test_a_page_of_another_origin_can_do_nothing_with_it(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at, browser() as chromium:
+        page = await chromium.page(at.server.public_url + "/healthz")
+        for options in (
+            {"headers": {"Authorization": f"Bearer {EMIT_TOKEN}"}},
+            {"method": "POST", "headers": {"Authorization": f"Bearer {EMIT_TOKEN}"}, "body": "{}"},
+            {"mode": "no-cors", "path": "/console"},
+            {"mode": "no-cors", "path": "/console/app.js"},
+        ):
+            path = at.server.internal_url + str(options.get("path", "/internal/emit"))
+            said = await page.evaluate(
+                "([path, options]) => fetch(path, options).then(r => r.type, e => e.name)",
+                [path, options],
+            )
+            assert said == "TypeError", options
+        # What goes without asking has no token.
+        event = json.dumps({"userId": "ada", "type": "T", "durable": True})
+        await page.evaluate(
+            "([path, body]) => fetch(path, {method: 'POST', mode: 'no-cors', body})",
+            [at.server.internal_url + "/internal/emit", event],
+        )
+        assert json.loads((await at.get("/internal/stats")).body)["log"]["head"] == 0
+
+
 @pytest.mark.gen_test
 async def test_a_device_that_does_not_read_stands_out_among_many(tmp_path: Path) -> None:
     async with (
@@ -248,6 +347,10 @@ async def test_a_device_that_does_not_read_stands_out_among_many(tmp_path: Path)
             await expect(first).to_contain_text("behind")
             await expect(first).to_contain_text("KiB")
             await expect(page.get_by_test_id("chart-connections")).to_contain_text("1 behind")
+            # By a figure that can be read, whatever the page's width.
+            for width in (390, 800, 1330, 1440):
+                await page.set_viewport_size({"width": width, "height": 800})
+                assert await page.evaluate(CUT_OFF) == []
             # One of the others is found by a part of its name.
             await page.keyboard.press("/")
             await page.keyboard.type("ER17")
@@ -415,12 +518,21 @@ async def test_it_says_that_the_server_is_gone_and_goes_on_when_it_is_back(
     async with browser(viewport=WIDE) as chromium:
         with serving(tmp_path, {"ARCHIBALD_RT_SERVER_DRAIN": "200ms"}) as server:
             url = server.internal_url
+            await chromium.context.clock.install()
             page = await chromium.page(url + "/console")
             await expect(page.get_by_test_id("devices")).to_be_hidden()
             await enter(page, EMIT_TOKEN)
             await expect(page.get_by_test_id("status")).to_have_text("Live")
             await emit_by(page, "BEFORE")
             await expect(events(page, "BEFORE")).to_have_count(1)
+            # One that hangs is as good as gone.
+            server.signal(signal.SIGSTOP)
+            for _ in range(2):
+                # The next look, and the time that it may take.
+                await page.clock.fast_forward(11_000)
+            await expect(page.get_by_test_id("status")).to_have_text("Server gone")
+            server.signal(signal.SIGCONT)
+            await expect(page.get_by_test_id("status")).to_have_text("Live")
             server.signal(signal.SIGTERM)
             await asyncio.get_running_loop().run_in_executor(None, server.wait)
         await expect(page.get_by_test_id("status")).to_have_text("Server gone")

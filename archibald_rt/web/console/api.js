@@ -2,6 +2,11 @@
 
 const KEPT_AS = "archibald_rt.token";
 
+/** How many milliseconds an answer may take: one that hangs is to be seen, and not waited for. */
+export const PATIENCE = 10_000;
+
+const LONGER = 30_000; // What changes something waits for the disk.
+
 /** The server doesn't take the token (any more). */
 export class Refused extends Error {}
 
@@ -40,13 +45,25 @@ export function userPath(user, what) {
   return `internal/users/${encodeURIComponent(user)}/${what}`;
 }
 
+let skew = 0;
+
+/** The time of day at the server, in milliseconds since 1970: the clock here may be wrong. */
+export const now = () => Date.now() + skew;
+
+function compareClocks(response) {
+  const off = Date.parse(response.headers.get("Date")) - Date.now();
+  // The header has whole seconds, and takes its time to come.
+  if (Math.abs(off - skew) > 2000) skew = Math.abs(off) > 2000 ? off : 0;
+}
+
 /** Ask, and return the response. Raises `Refused`, `Problem` or `Unreachable`. */
 export async function ask(path, options = {}) {
   let response;
   try {
     response = await fetch(path, {
       cache: "no-store",
-      credentials: "omit",
+      // The server has no cookies; a login that a proxy asks for has.
+      credentials: "same-origin",
       redirect: "error",
       ...options,
       headers: { Authorization: `Bearer ${token.get() ?? ""}`, ...options.headers },
@@ -55,6 +72,7 @@ export async function ask(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new Unreachable("the server doesn’t answer");
   }
+  compareClocks(response);
   if (response.ok) return response;
   let detail = `status ${response.status}`;
   try {
@@ -77,17 +95,42 @@ async function text(response) {
   }
 }
 
+/** Ask and read to the end, for so long at most; a signal of the caller's ends it before. */
+async function read(path, { signal, ...options } = {}, patience = PATIENCE, late = "the server doesn’t answer") {
+  const abort = new AbortController();
+  const end = () => abort.abort();
+  signal?.addEventListener("abort", end);
+  const timer = setTimeout(end, patience);
+  try {
+    const response = await ask(path, { ...options, signal: abort.signal });
+    return { body: await text(response), date: Date.parse(response.headers.get("Date")) };
+  } catch (error) {
+    if (error.name === "AbortError" && !signal?.aborted) throw new Unreachable(late);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", end);
+  }
+}
+
 export async function get(path, options) {
-  return JSON.parse(await text(await ask(path, options)));
+  return JSON.parse((await read(path, options)).body);
 }
 
 /** Get a text, for what is to be read exactly. */
 export async function getText(path, options) {
-  return text(await ask(path, options));
+  return (await read(path, options)).body;
+}
+
+/** Ask what time it is there: not earlier than when it answers, and a second later at most. */
+export async function askTime() {
+  const { date } = await read("internal/stats");
+  return (Number.isNaN(date) ? Date.now() : date) + 1000;
 }
 
 /** Post a JSON text. */
 export async function post(path, body) {
   const headers = { "Content-Type": "application/json" };
-  return JSON.parse(await text(await ask(path, { method: "POST", body, headers })));
+  const late = "the server doesn’t answer: it may have been done or not";
+  return JSON.parse((await read(path, { method: "POST", body, headers }, LONGER, late)).body);
 }

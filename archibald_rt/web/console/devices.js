@@ -1,6 +1,6 @@
 // Who is connected: a table whose rows stay where they are while their figures change.
 
-import { get, query } from "./api.js";
+import { get, now, query } from "./api.js";
 import { byId, bytes, count, duration, el, explain, few, say } from "./dom.js";
 
 export const SHOWN = 200;
@@ -54,7 +54,6 @@ export class Devices {
   }
 
   show(connections, total) {
-    const now = Date.now();
     const gone = new Set(this.rows.keys());
     let place = this.body.firstElementChild;
     for (const device of connections) {
@@ -64,7 +63,7 @@ export class Devices {
         row = this.#row(device);
         this.rows.set(device.connection, row);
       }
-      this.#fill(row, device, now);
+      this.#fill(row, device);
       if (row.element === place) place = place.nextElementSibling;
       else this.body.insertBefore(row.element, place);
     }
@@ -79,7 +78,7 @@ export class Devices {
     if (shown === 0 && this.search.value.trim()) {
       explain(empty, "Nobody like that is connected", "The search looks at users, addresses and connections. Escape empties it.");
     } else if (shown === 0) {
-      explain(empty, "Nobody is connected", "Devices show up here as soon as they connect to /ws/realtime on the public listener.");
+      explain(empty, "Nobody is connected", "Devices show up here as soon as they connect to /ws/realtime or /events on the public listener.");
     }
   }
 
@@ -98,7 +97,7 @@ export class Devices {
     return { element, state, ...cells };
   }
 
-  #fill(row, device, now) {
+  #fill(row, device) {
     row.state.classList.toggle("behind", device.state !== "live");
     say(row.state, stateText(device));
     row.state.title = device.state === "live" ? "" : "Events of all users in the log after what it has read: it is owed at most as many";
@@ -107,6 +106,6 @@ export class Devices {
     say(row.trip, device.roundTripMs === null ? "–" : `${few(device.roundTripMs)} ms`);
     say(row.address, device.address ?? "–");
     row.address.title = device.address ?? "";
-    say(row.since, duration(now - Date.parse(device.since)));
+    say(row.since, duration(now() - Date.parse(device.since)));
   }
 }

@@ -55,7 +55,7 @@ export function duration(milliseconds) {
 }
 
 /** Write a bound, which is a round number as a rule, without noughts. */
-export const bound = (number) => bytes(number).replace(/\.0+(?= )/, "");
+export const bound = (number) => bytes(number).replace(/(\.\d*?)0+(?= )/, "$1").replace(". ", " ");
 
 const clock = new Intl.DateTimeFormat("en-GB", {
   hour: "2-digit",

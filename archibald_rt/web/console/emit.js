@@ -3,7 +3,13 @@
 import { post } from "./api.js";
 import { byId, count, say } from "./dom.js";
 
-const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+/** Wait, until the run is stopped at the latest. */
+const pause = (run, milliseconds) =>
+  new Promise((done) => {
+    run.wake = done;
+    setTimeout(done, milliseconds);
+    if (run.stopped) done();
+  });
 
 export class Emit {
   constructor({ failed, mayEmit }) {
@@ -43,13 +49,17 @@ export class Emit {
     }
   }
 
+  /** Leave it all as it is: what it takes to go on is gone. */
   close() {
+    if (this.running) this.running.abandoned = true;
     this.stop();
     if (this.dialog.open) this.dialog.close();
   }
 
   stop() {
-    if (this.running) this.running.stopped = true;
+    if (!this.running) return;
+    this.running.stopped = true;
+    this.running.wake();
   }
 
   #choose(which) {
@@ -88,7 +98,7 @@ export class Emit {
     const [user, job, end] = [byId("job-user").value, value("job-id"), value("job-end")];
     const steps = Math.min(100, Math.max(0, Math.floor(Number(value("job-steps")) || 0)));
     const wait = (Math.min(600, Math.max(0, Number(value("job-seconds")) || 0)) * 1000) / (steps + 1);
-    const run = { stopped: false };
+    const run = { stopped: false, abandoned: false, wake: () => {} };
     this.running = run;
     this.#busy(true);
     const tell = (type, payload) => post("internal/emit", JSON.stringify({ userId: user, type, payload: { jobId: job, ...payload } }));
@@ -96,15 +106,16 @@ export class Emit {
       await tell("JOB_STARTED", { steps });
       for (let step = 1; step <= steps && !run.stopped; step += 1) {
         this.#result(`${job}: step ${step} of ${steps}`);
-        await pause(wait);
+        await pause(run, wait);
         if (!run.stopped) await tell("JOB_PROGRESS", { step, steps, percent: Math.round((step / (steps + 1)) * 100) });
       }
-      if (!run.stopped) await pause(wait);
+      if (!run.stopped) await pause(run, wait);
+      if (run.abandoned) return;
       const type = run.stopped ? "JOB_FAILED" : end;
       await tell(type, type === "JOB_FAILED" ? { error: run.stopped ? "stopped in the console" : "it was to fail" } : {});
       this.#result(`${job}: ${type === "JOB_FAILED" ? "failed" : "completed"}.`);
     } catch (error) {
-      this.#refused(error);
+      if (!run.abandoned) this.#refused(error);
     } finally {
       this.running = null;
       this.#busy(false);

@@ -19,7 +19,7 @@ export function eventRow(event, { what, preview, kind, log = false }) {
   const details = el("details", { className: `event ${kind}` });
   const cells = [
     el("time", { textContent: log ? momentOf(event.timestamp) : timeOf(event.timestamp), title: event.timestamp }),
-    el("span", { className: "user-id", textContent: user ?? "", title: user ?? "" }),
+    el("span", { className: event.userId === null ? "all" : "user-id", textContent: user ?? "", title: user ?? "" }),
     el("span", { className: "what user-id", textContent: what, title: what }),
     el("span", { className: "count", textContent: event.delivered === undefined ? "" : `to ${count(event.delivered)}` }),
     el("span", { className: "preview", textContent: preview }),

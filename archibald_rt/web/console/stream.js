@@ -1,6 +1,6 @@
 // Server-Sent Events by fetch: an EventSource sends no header, and a token belongs in no address.
 
-import { Problem, Refused, ask } from "./api.js";
+import { PATIENCE, Problem, Refused, Unreachable, ask } from "./api.js";
 
 const LONGEST = 30_000;
 const SILENT = 45_000; // The server writes at least a comment every 15 s.
@@ -43,14 +43,18 @@ export class Stream {
     const abort = new AbortController();
     this.abort = abort;
     let error = null;
+    const late = setTimeout(() => abort.abort(), PATIENCE);
     try {
       const response = await ask(this.path, { signal: abort.signal });
+      clearTimeout(late);
       if (this.abort !== abort) return;
       this.tries = 0;
       this.on.open();
       error = await this.#read(response.body.getReader(), abort);
     } catch (raised) {
-      error = raised;
+      error = raised.name === "AbortError" ? new Unreachable("the server doesn’t answer") : raised;
+    } finally {
+      clearTimeout(late);
     }
     if (this.abort !== abort) return;
     this.abort = null;

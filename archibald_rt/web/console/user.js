@@ -1,6 +1,6 @@
 // One user: the devices, the log page by page, and the end of all connections.
 
-import { get, getText, post, query, userPath } from "./api.js";
+import { askTime, get, getText, now, post, query, userPath } from "./api.js";
 import { byId, bytes, count, duration, el, explain, few, oneLine, readJson, say } from "./dom.js";
 import { stateText } from "./devices.js";
 import { eventRow } from "./events.js";
@@ -110,8 +110,9 @@ export class User {
   }
 
   async #kick(revoke) {
-    const body = revoke ? { revokeBefore: new Date().toISOString() } : {};
     try {
+      // By the server's clock: by one that is slow the newest tokens would stay good.
+      const body = revoke ? { revokeBefore: new Date(await askTime()).toISOString() } : {};
       const { disconnected } = await post(userPath(this.user, "disconnect"), JSON.stringify(body));
       const devices = disconnected === 1 ? "One device was" : `${count(disconnected)} devices were`;
       this.#result(`${devices} disconnected${revoke ? ", and tokens issued until now are refused" : ""}.`);
@@ -130,7 +131,7 @@ export class User {
 
 function card(device) {
   const facts = {
-    Connected: `${duration(Date.now() - Date.parse(device.since))} ago`,
+    Connected: `${duration(now() - Date.parse(device.since))} ago`,
     Address: device.address ?? "–",
     Outbox: bytes(device.outboxBytes),
     Position: count(device.position),
