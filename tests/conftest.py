@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "needs(*names): programs and abilities of the machine without which it is skipped",
     )
+    config.addinivalue_line("markers", "long: takes minutes; scripts/test runs it beside the rest")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

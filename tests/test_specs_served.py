@@ -24,6 +24,8 @@ from described import OPENAPI
 from processes import PATIENCE, ServerProcess, serving
 from support import EMIT_TOKEN, handshake, token
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 EFFORT = float(os.environ.get("PROPERTY_EFFORT", "1"))
 EXAMPLES = 100
