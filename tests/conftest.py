@@ -23,6 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "needs(*names): programs and abilities of the machine without which it is skipped",
     )
+    config.addinivalue_line(
+        "markers", "fault(name): the row of docs/guarantees.md that the test measures"
+    )
     config.addinivalue_line("markers", "long: takes minutes; scripts/test runs it beside the rest")
 
 

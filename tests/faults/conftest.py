@@ -5,12 +5,6 @@ import pytest
 from faults.report import Report
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "fault(name): the row of docs/guarantees.md that the test measures"
-    )
-
-
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     """Where a test takes down its row; one that passes has to."""
