@@ -203,6 +203,11 @@ def current_user():
     return "ada"
 """
 
+GUNICORN = """
+def post_worker_init(worker):
+    print(f"worker {worker.pid} hears signals", flush=True)
+"""
+
 
 @pytest.mark.gen_test
 async def test_the_view_of_flask_emits_in_workers_that_were_forked_after_it_was_loaded(
@@ -210,11 +215,15 @@ async def test_the_view_of_flask_emits_in_workers_that_were_forked_after_it_was_
 ) -> None:
     async with listening(tmp_path) as (server, _proxy, device):
         put(tmp_path, server.server.internal_url, yours_py=FLASK_YOURS)
+        (tmp_path / "gunicorn.conf.py").write_text(GUNICORN)
         words = ["-m", "gunicorn", "shop:app", "--preload", "--workers", "2", "--threads", "2"]
         async with running(
             tmp_path, sys.executable, *words, "--bind", "127.0.0.1:0", "--no-control-socket"
         ) as process:
             url = await printed(process, r"Listening at: (http://[\d.:]+)")
+            # A worker that is told to end before that never hears it, and gunicorn waits for it.
+            for _ in range(2):
+                await printed(process, r"(hears signals)")
             answers = await asyncio.gather(
                 *(fetch(f"{url}/orders/{order}/ship") for order in range(8))
             )
