@@ -205,8 +205,8 @@ async def test_whoever_waits_is_let_go_at_the_end(issuer: Issuer) -> None:
         waiting = asyncio.create_task(kept.fetched_anew())
         await eventually(lambda: issuer.requests == 1)
         kept.close()
-        await asyncio.wait_for(waiting, 1)
-        await asyncio.wait_for(kept.fetched_anew(), 1)
+        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(kept.fetched_anew(), 20)
         issuer.let_go.set()
 
 
@@ -319,7 +319,7 @@ async def test_another_address_brings_its_own_keys_and_takes_the_others_away(
             await eventually(lambda: names(kept) == ["b"])
             kept.use(None)
             assert refusal(by, signed("P-256", number=1, kid="b")) is Refusal.UNKNOWN_KEY
-            await asyncio.wait_for(kept.fetched_anew(), 1)
+            await asyncio.wait_for(kept.fetched_anew(), 20)
             kept.use(issuer.url)
             await eventually(lambda: refusal(by, text) is None)
 

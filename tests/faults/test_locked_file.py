@@ -42,8 +42,9 @@ async def test_a_locked_file_refuses_what_is_durable_and_holds_nothing_else_up(
             other.execute("BEGIN EXCLUSIVE")
             line = await service.refusal()
     longest = max(emitter.longest for emitter in work.emitters)
-    # Each commit waits a quarter of a second for the lock, and a request for two commits at most.
-    assert longest < 3
+    # Each commit waits a quarter of a second for the lock, and a request for two commits at most:
+    # far less than an emitter has patience for, also on a machine that halts.
+    assert longest < 10
     report.note(
         "another program locks the file",
         how="BEGIN EXCLUSIVE in another process, and again at the start",
