@@ -3,6 +3,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tornado.ioloop import IOLoop
 
 from support import fresh_loop
@@ -18,6 +19,11 @@ def pytest_configure(config: pytest.Config) -> None:
     Whoever runs the tests in the background of a shell has it ignored, by them all.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says nothing of it on a machine that halts.
+    settings.register_profile(
+        "untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("untimed")
     config.stash[FIGURES] = []
     config.addinivalue_line(
         "markers",

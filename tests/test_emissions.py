@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from archibald_rt.bodies import MAX_EMISSIONS
@@ -626,7 +626,6 @@ json_texts = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(json_texts)
 @example('"\\u2028\u2028\U0001f600"')
 def test_any_payload_survives_byte_for_byte_but_for_line_breaks_between_tokens(text: str) -> None:
@@ -645,7 +644,6 @@ escapes = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None)
 @given(escapes)
 def test_a_text_is_refused_exactly_where_it_can_not_be_utf_8(text: str) -> None:
     try:
@@ -677,7 +675,6 @@ bodies = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(bodies)
 def test_whatever_comes_is_read_or_refused_and_nothing_else_happens(body: bytes) -> None:
     for reading in (reader().read, reader().read_lines, reader().read_broadcast):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from archibald_rt.events import (
@@ -23,7 +23,6 @@ def test_a_cursor_is_written_as_its_epoch_and_its_seq() -> None:
     assert str(Cursor("abc", 17)) == "abc:17"
 
 
-@settings(deadline=None)
 @given(st.from_regex(r"[0-9A-Za-z_-]{1,64}", fullmatch=True), st.integers(0, 10**19 - 1))
 def test_every_cursor_is_read_back(epoch: str, seq: int) -> None:
     assert Cursor.parse(str(Cursor(epoch, seq))) == (epoch, seq)
@@ -58,7 +57,6 @@ def test_what_is_no_cursor_is_none(text: str) -> None:
     assert Cursor.parse(text) is None
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_no_text_makes_the_reading_of_a_cursor_fail(text: str) -> None:
     cursor = Cursor.parse(text)

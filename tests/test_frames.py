@@ -3,7 +3,7 @@
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from archibald_rt.errors import CloseCode
@@ -40,7 +40,6 @@ messages = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(
     sent=st.lists(messages, max_size=4),
     mask=st.binary(min_size=4, max_size=4),
@@ -70,7 +69,6 @@ def test_messages_come_as_they_were_however_they_were_cut(
     assert got == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=10), st.integers(0, 100))
 def test_whatever_comes_is_read_or_refused_with_a_code(chunks: list[bytes], limit: int) -> None:
     reader, code = FrameReader(limit), None
@@ -110,7 +108,6 @@ def test_a_limit_of_0_is_none() -> None:
     assert reader.next() == (BINARY, bytes(LARGEST))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=125))
 def test_every_close_frame_is_kept_or_faulted(data: bytes) -> None:
     fault = None

@@ -185,7 +185,7 @@ async def test_a_reconnect_in_the_middle_of_a_gap_is_told_it_until_it_has_passed
     owners=st.lists(st.sampled_from([OWN, OWN, EVERYBODY, "bob"]), min_size=1, max_size=12),
     keep=st.integers(1, 3),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_whatever_is_left_each_place_in_it_is_told_just_what_it_lost(
     tmp_path_factory: pytest.TempPathFactory, owners: list[str], keep: int
 ) -> None:

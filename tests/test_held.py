@@ -2,7 +2,7 @@
 
 import tracemalloc
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from archibald_rt.budget import Budget
@@ -205,7 +205,6 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(steps)
 def test_whatever_comes_all_is_handed_out_replaced_or_counted_within_the_limit(
     added: list[tuple[int, str | None, bool]],

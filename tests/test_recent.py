@@ -1,6 +1,6 @@
 """What was dispatched last: ``recent``."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from archibald_rt.events import Event
@@ -99,7 +99,6 @@ added = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(added, st.integers(0, 40), st.integers(1, 4), st.integers(0, 5))
 def test_whatever_it_answers_is_the_whole_stream(
     added: list[tuple[str | None, int, bool]], limit: int, users: int, head: int

@@ -235,7 +235,7 @@ USER, TYPE, MOMENT, CURSOR = (
     schema(Timestamp),
     schema(CursorText),
 )
-MANY = settings(max_examples=400, deadline=None, derandomize=True)
+MANY = settings(max_examples=400, derandomize=True)
 
 
 @MANY
@@ -302,7 +302,7 @@ emissions = st.fixed_dictionaries(
 EMISSION, BROADCAST = component("EmissionBody"), component("BroadcastBody")
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True)
+@settings(max_examples=2000, derandomize=True)
 @given(body=emissions)
 @example(body={"userId": "u", "type": "A", "durable": True, "conflate": "k"})
 @example(body={"userId": "u", "type": "A", "durable": False, "key": "k"})

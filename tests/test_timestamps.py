@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from archibald_rt.timestamps import (
@@ -101,7 +101,6 @@ def test_years_beyond_64_bits_of_nanoseconds_count_as_their_edge() -> None:
     assert parse("9999-12-31T23:59:59.999999999Z") == 2**63 - 1
 
 
-@settings(deadline=None)
 @given(
     st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1)),  # noqa: DTZ001 - the zone is the next
     st.integers(-23 * 60 - 59, 23 * 60 + 59),
@@ -144,7 +143,6 @@ def test_what_a_v1_device_can_not_mean_is_none(text: str) -> None:
     assert parse_lenient(text) is None
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_whatever_a_v1_device_sends_is_an_instant_or_none(text: str) -> None:
     instant = parse_lenient(text)
@@ -199,7 +197,6 @@ def test_a_steady_clock_begins_no_earlier_than_it_is_told_to() -> None:
     assert clock() == 7_000_000
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 4e9), min_size=1))
 def test_stamps_never_fall_and_each_says_its_own_instant(readings: list[float]) -> None:
     clock = iter(readings)

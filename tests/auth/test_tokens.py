@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from archibald_rt.auth import (
@@ -360,7 +360,6 @@ def test_what_is_no_token_is_refused_and_nothing_else(text: str) -> None:
     assert refusal(text) in {reason, Refusal.ALGORITHM, Refusal.CLAIMS}
 
 
-@settings(deadline=None)
 @given(st.text() | st.binary().map(signed) | st.binary().map(lambda x: signed(b"{}", x)))
 @example("eyJ.eyJ.eyJ")
 def test_whatever_comes_is_refused_by_one_kind_of_error(text: str) -> None:

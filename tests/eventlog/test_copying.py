@@ -242,7 +242,7 @@ def test_nothing_is_left_in_the_copy_of_what_is_erased_meanwhile(path: Path, cop
 
 
 @pytest.mark.usefixtures("small_steps")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     before=st.lists(st.sampled_from([*"uvw", None]), max_size=25),
     seed=st.integers(0, 2**32),

@@ -211,7 +211,7 @@ _emissions = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(_emissions, max_size=8))
 def test_whatever_can_be_emitted_comes_through_an_export_and_an_import_byte_by_byte(
     items: list[dict[str, Any]],

@@ -421,7 +421,7 @@ async def test_one_who_gives_up_waiting_for_a_page_blocks_nobody(path: Path) -> 
 users = st.lists(st.sampled_from(["u", "v", None]), min_size=1, max_size=40)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(users, st.integers(1, 7), st.integers(1, 200))
 def test_pages_one_after_the_other_are_the_stream_without_gap_or_double(
     owners: list[str | None], max_events: int, max_bytes: int
