@@ -141,6 +141,35 @@ async def test_a_result_and_a_message_go_with_the_end(kind: str, tmp_path: Path)
 
 
 @both
+@pytest.mark.parametrize("ending", ["result", "message", "failure"])
+@pytest.mark.gen_test
+async def test_an_end_that_the_server_refuses_is_told_without_what_it_was_refused_for(
+    kind: str, ending: str, tmp_path: Path
+) -> None:
+    large = "x" * 100_000
+
+    def work(job: Job) -> None:
+        if ending == "result":
+            job.complete({"lines": large}, "ordered")
+        elif ending == "message":
+            job.complete(message=large)
+        else:
+            job.fail(large)
+
+    heard: list[ArchibaldError] = []
+    async with playing(kind, tmp_path) as player:
+        await player.play(work, on_error=heard.append)
+        outcome = "failed" if ending == "failure" else "completed"
+        progress = 0 if ending == "failure" else 100
+        assert (await player.told())[1:] == [(outcome.upper(), progress, f"submit-order {outcome}")]
+        assert "result" not in player.device.seen[-2]["payload"]
+    (refused,) = heard
+    assert isinstance(refused, EmissionRefusedError)
+    assert refused.status == 413
+    assert refused.__notes__ == [f"JOB_{outcome.upper()} of the job 7"]
+
+
+@both
 @pytest.mark.gen_test
 async def test_a_job_that_raises_has_failed_and_its_exception_stays_inside(
     kind: str, tmp_path: Path

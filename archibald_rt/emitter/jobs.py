@@ -67,7 +67,7 @@ class Job:
         self._on_error = on_error or _logged
         self._state = _State(self._id, operation, 0, f"{operation} started")
         self._first = payload_json(self._state)
-        self._completed = f"{operation} completed"
+        self._completed: str | None = None
         self._result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
         self._failed: str | None = None
         self._postponed = False
@@ -150,19 +150,29 @@ class Job:
         """Return the first event's type, payload and key."""
         return f"{self._prefix}_STARTED", bytes(self._first), self._key("STARTED")
 
-    def _ended(self, error: BaseException | None) -> tuple[str | None, bytes, str]:
-        """Return the last event's type, payload and key for a block that is left by an error."""
+    def _ended(self, error: BaseException | None) -> tuple[str | None, bytes, str, bytes]:
+        """Return the last event's type, payload and key for a block that is left by an error.
+
+        And a payload that is told instead where this one is refused: without the result and in
+        words of our own.
+        """
         if self._postponed:
-            return None, b"", ""
+            return None, b"", "", b""
         if error is None and self._failed is None:
-            outcome, message = "COMPLETED", self._completed
-            state = replace(self._state, progress=100, message=message, result=self._result)
+            outcome = how = "completed"
+            plain = replace(self._state, progress=100, message=self._told(how))
+            state = replace(plain, message=self._completed or plain.message, result=self._result)
         else:
             # An exception's text may hold anything; it was not written for the user.
             how = "failed" if error is None or isinstance(error, Exception) else "was cancelled"
-            outcome, message = "FAILED", self._failed or f"{self._state.operation} {how}"
-            state = replace(self._state, message=message)
-        return f"{self._prefix}_{outcome}", bytes(payload_json(state)), self._key(outcome)
+            outcome, plain = "failed", replace(self._state, message=self._told(how))
+            state = replace(plain, message=self._failed or plain.message)
+        payloads = bytes(payload_json(state)), bytes(payload_json(plain))
+        outcome = outcome.upper()
+        return f"{self._prefix}_{outcome}", payloads[0], self._key(outcome), payloads[1]
+
+    def _told(self, how: str) -> str:
+        return f"{self._state.operation} {how}"
 
     def _key(self, outcome: str) -> str:
         return f"{self._prefix}_{outcome}:{self._id}"

@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from threading import RLock
 from typing import Any, Protocol
 
-from archibald_rt.emitter.messages import Emitted, NotEmittedError
+from archibald_rt.emitter.messages import EmissionRefusedError, Emitted, NotEmittedError
 from archibald_rt.errors import ArchibaldError
 
 _log = logging.getLogger("archibald_rt.emitter")
@@ -54,7 +55,7 @@ class Reports:
         self._progress_type = progress_type
         self._conflate = conflate
         self._interval = interval
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._errors: list[ArchibaldError] = []
         # These three are looked at by several threads, and by signal handlers in the midst of it.
         self._lock = RLock()
@@ -81,15 +82,19 @@ class Reports:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._pump)
 
-    def end(self, type_: str | None, payload: bytes, key: str) -> None:
-        """Emit the progress that is left and the last event, if there is to be one."""
+    def end(self, type_: str | None, payload: bytes, key: str, plain: bytes) -> None:
+        """Emit the progress that is left and the last event, if there is to be one.
+
+        Where its payload is refused, as too large for instance, it is emitted with the plain one:
+        the user is told of the end in any case.
+        """
         with self._lock:
             self._ended = True
             left, self._latest = self._latest, None
         if left is not None:
             self._spawn(self._tell_progress(left))
         if type_ is not None:
-            self._spawn(self._tell(type_, payload, key))
+            self._spawn(self._tell_end(type_, payload, key, plain))
 
     async def settled(self) -> Sequence[ArchibaldError]:
         """Wait until all has its answer; return what went wrong with the first and the last.
@@ -100,13 +105,19 @@ class Reports:
             await asyncio.wait(self._tasks)
         return self._errors
 
-    def _spawn(self, telling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, telling: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self._loop.create_task(telling, name="archibald_rt.emitter.job")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _tell(self, type_: str, payload: bytes, key: str) -> None:
+    async def _tell_end(self, type_: str, payload: bytes, key: str, plain: bytes) -> None:
+        error = await self._tell(type_, payload, key)
+        if _is_of_payload(error) and payload != plain:
+            await self._tell(type_, plain, key)
+
+    async def _tell(self, type_: str, payload: bytes, key: str) -> ArchibaldError | None:
+        """Emit a durable event; returns what went wrong, which is remembered as well."""
         try:
             await self._emit(self._user, type_, payload, durable=True, key=key)
         except ArchibaldError as error:
@@ -115,6 +126,9 @@ class Reports:
             # Such as a user's id that UTF-8 has not.
             refused = NotEmittedError(f"not emitted: {error}")
             self._errors.append(noted(refused, type_, self._conflate))
+        else:
+            return None
+        return self._errors[-1]
 
     async def _tell_progress(self, payload: bytes) -> None:
         try:
@@ -133,6 +147,13 @@ class Reports:
             self._spawn(self._tell_progress(payload)).add_done_callback(
                 lambda _: self._loop.call_later(self._interval, self._pump)
             )
+
+
+def _is_of_payload(error: ArchibaldError | None) -> bool:
+    """Say whether the same event with another payload may well be taken."""
+    return isinstance(error, EmissionRefusedError) and (
+        error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or error.field.startswith("payload")
+    )
 
 
 def noted(error: ArchibaldError, type_: str, job: str) -> ArchibaldError:
