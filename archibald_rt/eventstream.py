@@ -15,8 +15,9 @@ from tornado.web import RequestHandler
 
 from archibald_rt.budget import Budget
 from archibald_rt.http1.answers import head_of
-from archibald_rt.outbox import Outbox, Tick, tune
+from archibald_rt.outbox import Tick
 from archibald_rt.sockets import end_sending, received
+from archibald_rt.transport import Transport
 
 if TYPE_CHECKING:
     from archibald_rt.http1.terms import Taken
@@ -50,15 +51,15 @@ class Owner(Protocol):
         """Take note that the stream has ended, once."""
 
 
-class EventStream:
-    """Events on one connected socket, which doesn't block and is closed at the end.
+class EventStream(Transport):
+    """Events on one connected socket; its last word is an event.
 
     ``limit`` is the outbox's, into which the head of the answer goes first, in one piece, and
     then whole events. That the client goes is noticed from `start` on: when it says so, or when
     it has acknowledged nothing for ``gone_after`` seconds, 0 for as long as the kernel has it.
     """
 
-    __slots__ = ("_owner", "_timer", "ended", "outbox", "socket", "told", "unasked")
+    __slots__ = ("_owner", "unasked")
 
     def __init__(
         self,
@@ -69,20 +70,13 @@ class EventStream:
         limit: int,
         gone_after: float = 0.0,
     ) -> None:
-        tune(sock)
+        super().__init__(sock, tick, budget, limit=limit)
         if sock.family in {socket.AF_INET, socket.AF_INET6}:
             timeout = round(gone_after * 1000)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
-        self.socket = sock
-        self.outbox = Outbox(sock, tick, budget, limit=limit, lost=self.abort)
-        self.told = False
-        """Whether the last event was put in: nothing may follow it."""
-        self.ended = False
-        """Whether it is over."""
         self.unasked = 0
         """How many bytes have come and were dropped."""
         self._owner: Owner | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
     def start(self, owner: Owner) -> None:
         """Begin to look after the client, for an owner."""
@@ -104,9 +98,7 @@ class EventStream:
         if last:
             self.outbox.push(last)
         self.outbox.when_empty(self._end_sending)
-        # That may have found out that the client has gone.
-        if not self.ended:
-            self._timer = asyncio.get_running_loop().call_later(CLOSING, self.abort)
+        self._end_within(CLOSING)
 
     def cut_off(self, last: bytes = b"") -> None:
         """Hand the kernel nothing more of what waits, only a last event where one may follow.
@@ -117,21 +109,6 @@ class EventStream:
             self.finish(last)
         elif not self.told or self.outbox.size:
             self.abort()
-
-    def abort(self) -> None:
-        """End the stream without another word. Doing it again does nothing."""
-        if self.ended:
-            return
-        self.ended = self.told = True
-        loop = asyncio.get_running_loop()
-        self.outbox.close()
-        loop.remove_reader(self.socket.fileno())
-        self.socket.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        # Not at once: it can come in the middle of anything that writes.
-        loop.call_soon(self._tell_end)
 
     def _end_sending(self) -> None:
         # The client closes its side then; closing this one at once would reset the connection,

@@ -1,34 +1,22 @@
-"""The socket base: a WebSocket's handshake by Tornado, everything after it on the bare socket.
+"""A WebSocket after its handshake: frames on the bare socket, until it ends as RFC 6455 wants it.
 
-What Tornado keeps for a connection (the request, its stream, the tasks that wait on it) is let
-go with the handshake: 20 KiB a connection were that, and most of what a frame costs. What is
-left is one small object that reads frames when the loop says so, writes through the device's
-outbox, and ends as RFC 6455 wants it.
+One small object reads frames when the loop says so, and writes through the device's outbox.
 """
 
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Iterable
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Awaitable
+from typing import Protocol
 
 import structlog
-from tornado.websocket import (
-    WebSocketHandler,
-    WebSocketProtocol,
-    WebSocketProtocol13,
-    _WebSocketParams,
-)
 
 from archibald_rt.budget import Budget
 from archibald_rt.frames import FrameError, FrameReader, close_of, text_of
-from archibald_rt.outbox import Outbox, Tick, seconds_since_received, tune
+from archibald_rt.outbox import Tick, seconds_since_received
 from archibald_rt.protocol import CLOSE, PING, PONG, TEXT, frame
 from archibald_rt.sockets import received
-
-if TYPE_CHECKING:
-    from archibald_rt.http1.terms import Taken
+from archibald_rt.transport import Transport
 
 LINGER = 2.0
 """For how many seconds what still comes from a client that broke the rules is read and dropped.
@@ -69,8 +57,8 @@ class Owner(Protocol):
         """Take note that the connection has ended, once; with what the client's close said."""
 
 
-class Connection:
-    """RFC 6455 on one connected socket, which doesn't block and is closed at the end.
+class Connection(Transport):
+    """RFC 6455 on one connected socket; its last word is a close frame.
 
     A message may have ``max_message`` bytes (0: no bound), ``limit`` is the outbox's. Nothing is
     read before `start`.
@@ -83,24 +71,13 @@ class Connection:
         "_frames",
         "_owner",
         "_received_at",
-        "_timer",
         "_waiting",
-        "ended",
-        "outbox",
-        "socket",
-        "told",
     )
 
     def __init__(
         self, sock: socket.socket, tick: Tick, budget: Budget, *, limit: int, max_message: int
     ) -> None:
-        tune(sock)
-        self.socket = sock
-        self.outbox = Outbox(sock, tick, budget, limit=limit, lost=self.abort)
-        self.told = False
-        """Whether a close frame was put in: nothing may follow it."""
-        self.ended = False
-        """Whether it is over."""
+        super().__init__(sock, tick, budget, limit=limit)
         self._frames: FrameReader | None = FrameReader(max_message)
         self._owner: Owner | None = None
         self._received_at = time.monotonic()
@@ -108,7 +85,6 @@ class Connection:
         # What the client's close frame said.
         self._closed: tuple[int | None, str | None] = (None, None)
         self._code = ABNORMAL
-        self._timer: asyncio.TimerHandle | None = None
         # What the owner made of a message, while it is not done.
         self._waiting: asyncio.Future[None] | None = None
 
@@ -176,20 +152,9 @@ class Connection:
 
     def abort(self) -> None:
         """End the connection without another word. Doing it again does nothing."""
-        if self.ended:
-            return
-        self.ended = self.told = True
-        loop = asyncio.get_running_loop()
-        self.outbox.close()
-        loop.remove_reader(self.socket.fileno())
-        self.socket.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._waiting is not None:
+        if not self.ended and self._waiting is not None:
             self._waiting.cancel()
-        # Not at once: it can come in the middle of anything that writes.
-        loop.call_soon(self._tell_end)
+        super().abort()
 
     def _tell_end(self) -> None:
         owner, self._owner = self._owner, None
@@ -201,13 +166,6 @@ class Connection:
         self.outbox.push(frame(CLOSE, data))
         self.outbox.flush()
         self.told = True
-
-    def _end_within(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        # The flush of the close frame may have found out that the client has gone.
-        if not self.ended:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def _readable(self) -> None:
         data = received(self.socket, _READ)
@@ -283,84 +241,3 @@ class Connection:
             if self._owner is not None:
                 self._owner.on_breach(error.code, error.reason)
         self._end_within(LINGER)
-
-
-class SocketHandler(WebSocketHandler):
-    """A `WebSocketHandler` that is done with the handshake; a `Connection` goes on from there."""
-
-    def _execute(  # type: ignore[override]  # Tornado takes whatever can be awaited
-        self, *args: Any, **kwargs: Any
-    ) -> "asyncio.Future[None]":
-        """Run at once, for there is nothing to wait for.
-
-        Tornado would make it a task, and have the loop watch the socket for the client's end
-        until that has its turn: a seventh of what a connect cost (427 and 368 us in two runs).
-        """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        try:
-            super()._execute(*args, **kwargs).send(None)
-        except StopIteration:
-            done.set_result(None)
-            return done
-        raise RuntimeError("a handshake has nothing to wait for")
-
-    def get_websocket_protocol(self) -> WebSocketProtocol | None:
-        """Return what answers the handshake in place of Tornado's protocol."""
-        if self.request.headers.get("Sec-WebSocket-Version") != "13":
-            return None
-        return _Upgrade(self, mask_outgoing=False, params=_WebSocketParams())
-
-    def answer_headers(self) -> Iterable[tuple[str, str]]:
-        """Return what the 101 says besides what belongs to the handshake."""
-        return ()
-
-    def connection_on(self, sock: socket.socket) -> Connection:
-        """Return a connection on a socket whose handshake was just accepted."""
-        raise NotImplementedError
-
-    def accepted(self, connection: Connection) -> Owner:
-        """Put into the outbox what comes first, and return who owns the connection."""
-        raise NotImplementedError
-
-
-class _Upgrade(WebSocketProtocol13):
-    """The answer to a handshake. Nothing of Tornado's is left behind it."""
-
-    async def accept_connection(self, handler: WebSocketHandler) -> None:
-        """Answer 101 and hand the socket on (RFC 6455, section 4.2.2)."""
-        if not isinstance(handler, SocketHandler):
-            raise TypeError
-        try:
-            self._handle_websocket_headers(handler)
-        except ValueError:
-            handler.send_error(HTTPStatus.BAD_REQUEST)
-            return
-        handler.set_status(HTTPStatus.SWITCHING_PROTOCOLS)
-        answer = self._answer(handler)
-        # A stream, where the connection is one of Tornado's.
-        taken = cast("Taken | None", handler.detach())
-        handler.application.log_request(handler)
-        if taken is None:
-            return
-        connection = handler.connection_on(taken.socket)
-        connection.outbox.push(answer)
-        try:
-            owner = handler.accepted(connection)
-        except BaseException:
-            connection.abort()
-            raise
-        connection.start(owner, taken.early)
-
-    def _answer(self, handler: SocketHandler) -> bytes:
-        lines = [
-            "HTTP/1.1 101 Switching Protocols",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            f"Sec-WebSocket-Accept: {self._challenge_response(handler)}",
-            *(f"{name}: {value}" for name, value in handler.answer_headers()),
-        ]
-        offered = handler.request.headers.get("Sec-WebSocket-Protocol", "")
-        names = [name.strip() for name in offered.split(",")] if offered else []
-        if (chosen := handler.select_subprotocol(names)) is not None:
-            lines.append(f"Sec-WebSocket-Protocol: {chosen}")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")

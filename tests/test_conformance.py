@@ -13,7 +13,8 @@ from archibald_rt.budget import Budget
 from archibald_rt.http1.listener import Listener
 from archibald_rt.outbox import Tick
 from archibald_rt.protocol import BINARY, TEXT, frame
-from archibald_rt.websocket import Connection, SocketHandler
+from archibald_rt.upgrade import SocketHandler
+from archibald_rt.websocket import Connection
 
 SECTIONS = {"1": 16, "2": 11, "3": 7, "4": 10, "5": 20, "6": 145, "7": 37, "9": 54, "10": 1}
 """How many cases each section has; 8 and 11 have none, and 12 and 13 are EXCLUDED."""

@@ -22,7 +22,8 @@ from archibald_rt.http1.listener import Listener
 from archibald_rt.http1.requests import RequestReader
 from archibald_rt.outbox import Tick
 from archibald_rt.protocol import TEXT, frame
-from archibald_rt.websocket import ANSWERS_LIMIT, ANSWERS_SURE, Connection, SocketHandler
+from archibald_rt.upgrade import SocketHandler
+from archibald_rt.websocket import ANSWERS_LIMIT, ANSWERS_SURE, Connection
 from support import PATIENCE, eventually, silenced
 
 LARGEST = 1024

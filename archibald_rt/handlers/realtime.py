@@ -17,7 +17,8 @@ from archibald_rt.protocol import V1, V2, Dialect
 from archibald_rt.reception import Reception
 from archibald_rt.requestids import HEADER
 from archibald_rt.socketdevice import SocketDevice
-from archibald_rt.websocket import Connection, SocketHandler
+from archibald_rt.upgrade import SocketHandler
+from archibald_rt.websocket import Connection
 
 if TYPE_CHECKING:
     from archibald_rt.auth import Identity
