@@ -334,7 +334,7 @@ async def test_what_may_have_been_stored_stays_unknown_if_no_later_try_tells(
                     await emitting
 
 
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_a_server_that_is_killed_and_started_again_has_each_emission_once_and_in_order(
     tmp_path: Path,
 ) -> None:

@@ -118,7 +118,7 @@ async def following(
 # The whole of it
 
 
-@pytest.mark.gen_test(timeout=170)
+@pytest.mark.gen_test
 async def test_every_event_comes_once_and_in_order_whatever_happens(
     tmp_path: Path, chromium: Browser
 ) -> None:

@@ -53,7 +53,7 @@ async def replay(service: Service) -> tuple[int, list[str]]:
 
 
 @pytest.mark.fault("a page goes bad while serving")
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_a_bad_page_ends_the_server_and_nobody_is_told_what_was_not_emitted(
     tmp_path: Path, report: Report
 ) -> None:

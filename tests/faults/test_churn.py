@@ -82,7 +82,7 @@ async def test_a_day_of_connects_and_drops_leaves_nothing_behind(
     )
 
 
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_connects_and_drops_leave_no_task_and_no_object_behind(tmp_path: Path) -> None:
     chance = random.Random(8)  # noqa: S311 - as above
     kinds = (

@@ -35,7 +35,7 @@ async def noticed(service: Service, offset: timedelta) -> None:
 
 @pytest.mark.fault("the clock jumps")
 @pytest.mark.needs("faketime")
-@pytest.mark.gen_test(timeout=120 * ROUNDS)
+@pytest.mark.gen_test(timeout=240 * ROUNDS)
 async def test_no_jump_of_the_clock_loses_or_reorders_anything_or_turns_stamps_back(
     tmp_path: Path, report: Report
 ) -> None:

@@ -27,7 +27,7 @@ def fill(path: Path) -> None:
 
 @pytest.mark.fault("disk full")
 @pytest.mark.needs("tmpfs")
-@pytest.mark.gen_test(timeout=60 + 30 * FILLINGS)
+@pytest.mark.gen_test(timeout=240 + 30 * FILLINGS)
 async def test_a_full_disk_refuses_what_is_durable_until_there_is_room_again(
     tmp_path: Path, report: Report
 ) -> None:
@@ -73,7 +73,7 @@ async def test_a_full_disk_refuses_what_is_durable_until_there_is_room_again(
 
 @pytest.mark.fault("disk full at the start")
 @pytest.mark.needs("tmpfs")
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_server_on_a_full_disk_says_so_in_one_line(tmp_path: Path, report: Report) -> None:
     lines = []
     with tmpfs(tmp_path / "small", size=SIZE) as folder:
@@ -108,7 +108,7 @@ async def test_a_server_on_a_full_disk_says_so_in_one_line(tmp_path: Path, repor
 
 
 @pytest.mark.fault("nowhere to write log lines")
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_server_that_can_not_write_its_log_lines_goes_on(
     tmp_path: Path, report: Report
 ) -> None:

@@ -63,7 +63,7 @@ class Order(Place):
 
 
 @pytest.mark.fault("a device falls behind and catches up")
-@pytest.mark.gen_test(timeout=120 + 5 * ROUNDS)
+@pytest.mark.gen_test(timeout=240 + 5 * ROUNDS)
 async def test_a_device_that_falls_behind_again_and_again_gets_everything_in_its_place(
     tmp_path: Path, report: Report
 ) -> None:
@@ -133,7 +133,7 @@ async def test_a_device_that_falls_behind_again_and_again_gets_everything_in_its
 
 
 @pytest.mark.fault("more transient events than are held")
-@pytest.mark.gen_test(timeout=120 + 5 * ROUNDS)
+@pytest.mark.gen_test(timeout=240 + 5 * ROUNDS)
 async def test_a_device_that_is_behind_gets_the_newest_transient_events_and_the_rest_is_counted(
     tmp_path: Path, report: Report
 ) -> None:

@@ -11,7 +11,7 @@ from faults.service import Service
 
 
 @pytest.mark.fault("the file is moved away while serving")
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.gen_test
 async def test_a_server_whose_file_was_moved_ends_before_it_answers_anything_more(
     tmp_path: Path, report: Report
 ) -> None:

@@ -16,7 +16,7 @@ SHORTAGES = times(2)
 
 
 @pytest.mark.needs("fiu-run", "fiu-ctrl")
-@pytest.mark.gen_test(timeout=60 + 30 * BREAKDOWNS)
+@pytest.mark.gen_test(timeout=240 + 30 * BREAKDOWNS)
 @pytest.mark.parametrize(
     ("fault", "call", "reason"),
     [
@@ -66,7 +66,7 @@ async def test_a_server_whose_disk_fails_ends_and_its_restart_reads_the_truth(
 
 @pytest.mark.fault("a write finds no room (ENOSPC)")
 @pytest.mark.needs("fiu-run", "fiu-ctrl")
-@pytest.mark.gen_test(timeout=60 + 30 * SHORTAGES)
+@pytest.mark.gen_test(timeout=240 + 30 * SHORTAGES)
 async def test_writes_that_find_no_room_are_refusals_and_nothing_else(
     tmp_path: Path, report: Report
 ) -> None:

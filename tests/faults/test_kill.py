@@ -14,7 +14,7 @@ KILLS = times(6)
 
 
 @pytest.mark.fault("kill -9")
-@pytest.mark.gen_test(timeout=60 + 20 * KILLS)
+@pytest.mark.gen_test(timeout=240 + 20 * KILLS)
 async def test_what_was_answered_survives_kills_and_reaches_every_device_once_and_in_order(
     tmp_path: Path, report: Report
 ) -> None:

@@ -15,7 +15,7 @@ LOCKS = times(2)
 
 
 @pytest.mark.fault("another program locks the file")
-@pytest.mark.gen_test(timeout=60 + 30 * LOCKS)
+@pytest.mark.gen_test(timeout=240 + 30 * LOCKS)
 async def test_a_locked_file_refuses_what_is_durable_and_holds_nothing_else_up(
     tmp_path: Path, report: Report
 ) -> None:

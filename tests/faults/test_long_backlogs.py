@@ -21,7 +21,7 @@ AT_ONCE = times(20)
 
 
 @pytest.mark.fault("10,001 events behind")
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_devices_that_are_10001_events_behind_get_all_of_them_and_what_comes_meanwhile(
     tmp_path: Path, report: Report
 ) -> None:

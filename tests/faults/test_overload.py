@@ -24,7 +24,7 @@ BATCH = 4
 
 
 @pytest.mark.fault("order queue full")
-@pytest.mark.gen_test(timeout=120 + REFUSALS // 10)
+@pytest.mark.gen_test(timeout=240 + REFUSALS // 10)
 async def test_a_flood_of_emissions_is_refused_beyond_the_bound_and_the_rest_is_delivered(
     tmp_path: Path, report: Report
 ) -> None:
@@ -78,7 +78,7 @@ async def test_a_flood_of_emissions_is_refused_beyond_the_bound_and_the_rest_is_
 
 
 @pytest.mark.fault("server full")
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_a_device_too_many_is_told_so_and_is_taken_when_another_has_left(
     tmp_path: Path, report: Report
 ) -> None:

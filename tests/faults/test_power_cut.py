@@ -76,7 +76,7 @@ async def cut(folder: Path, *, cuts: int, program: str = "") -> tuple[Counter[st
 
 @pytest.mark.fault("power cut")
 @pytest.mark.needs("loop")
-@pytest.mark.gen_test(timeout=60 + 20 * CUTS)
+@pytest.mark.gen_test(timeout=240 + 20 * CUTS)
 async def test_what_was_answered_survives_power_cuts(tmp_path: Path, report: Report) -> None:
     wrong, work = await cut(tmp_path, cuts=CUTS)
     report.note(
@@ -93,7 +93,7 @@ async def test_what_was_answered_survives_power_cuts(tmp_path: Path, report: Rep
 
 
 @pytest.mark.needs("loop")
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_such_a_cut_takes_what_was_not_synced(tmp_path: Path) -> None:
     wrong, _ = await cut(tmp_path, cuts=1, program=CARELESS)
     assert wrong["answered, not stored"] > 0

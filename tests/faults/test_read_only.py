@@ -20,7 +20,7 @@ SIZE = 48 * 1024 * 1024
 
 @pytest.mark.fault("the file system turns read-only")
 @pytest.mark.needs("loop")
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.gen_test
 async def test_a_server_whose_file_system_turns_read_only_ends(
     tmp_path: Path, report: Report
 ) -> None:
@@ -61,7 +61,7 @@ async def test_a_server_whose_file_system_turns_read_only_ends(
 
 @pytest.mark.fault("a file or folder that may not be written, at the start")
 @pytest.mark.needs("tmpfs", "setpriv")
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_server_that_may_not_write_its_log_says_so_and_changes_nothing(
     tmp_path: Path, report: Report
 ) -> None:

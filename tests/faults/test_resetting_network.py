@@ -36,7 +36,7 @@ class Detour(Service):
 
 
 @pytest.mark.fault("network resets connections")
-@pytest.mark.gen_test(timeout=60 + RESETS)
+@pytest.mark.gen_test(timeout=240 + RESETS)
 async def test_what_was_answered_reaches_every_device_once_though_connections_are_reset(
     tmp_path: Path, report: Report
 ) -> None:

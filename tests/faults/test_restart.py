@@ -19,7 +19,7 @@ def are_back(watchers: Sequence[Watcher], times: int) -> bool:
 
 
 @pytest.mark.fault("restarts before the first event")
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.gen_test
 async def test_devices_that_know_only_their_welcome_miss_nothing_after_restarts(
     tmp_path: Path, report: Report
 ) -> None:

@@ -57,7 +57,7 @@ async def restored(service: Service, folder: Path, *, new_epoch: bool) -> tuple[
 
 
 @pytest.mark.fault("an earlier copy of the file is restored")
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_devices_with_later_cursors_are_told_of_a_restored_copy_and_get_all_of_it(
     tmp_path: Path, report: Report
 ) -> None:

@@ -25,7 +25,7 @@ async def statuses(service: Service, tokens: list[str]) -> list[int]:
 
 
 @pytest.mark.fault("kill -9 right after a revocation")
-@pytest.mark.gen_test(timeout=60 + 20 * KILLS)
+@pytest.mark.gen_test(timeout=240 + 20 * KILLS)
 async def test_what_was_answered_as_revoked_is_refused_after_every_kill(
     tmp_path: Path, report: Report
 ) -> None:

@@ -70,7 +70,7 @@ class Sender:
 
 @pytest.mark.fault("the same key from many sides while commits fail and the server is killed")
 @pytest.mark.needs("fiu-run", "fiu-ctrl")
-@pytest.mark.gen_test(timeout=120 + 30 * KILLS)
+@pytest.mark.gen_test(timeout=240 + 30 * KILLS)
 async def test_a_key_is_one_event_however_often_it_is_sent(tmp_path: Path, report: Report) -> None:
     failing = FailingCalls(tmp_path)
     async with Service(tmp_path) as service:
@@ -113,7 +113,7 @@ async def test_a_key_is_one_event_however_often_it_is_sent(tmp_path: Path, repor
 
 
 @pytest.mark.fault("a key used for something else, among good neighbours")
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.gen_test
 async def test_a_batch_in_conflict_takes_no_neighbour_with_it(
     tmp_path: Path, report: Report
 ) -> None:

@@ -12,7 +12,7 @@ from faults.service import Service
 
 
 @pytest.mark.fault("a second server on the same file")
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.gen_test
 async def test_a_second_server_is_refused_and_the_first_goes_on(
     tmp_path: Path, report: Report
 ) -> None:

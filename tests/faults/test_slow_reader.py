@@ -37,7 +37,7 @@ USER = "slow"
 
 
 @pytest.mark.fault("a line of 4 KB/s")
-@pytest.mark.gen_test(timeout=SECONDS + 120)
+@pytest.mark.gen_test(timeout=SECONDS + 240)
 async def test_a_device_on_a_slow_line_stays_connected_and_gets_everything(
     tmp_path: Path, report: Report
 ) -> None:

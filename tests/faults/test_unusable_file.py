@@ -114,7 +114,7 @@ def image_of(path: Path) -> object:
 
 
 @pytest.mark.fault("the file is no log, or damaged, at the start")
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.gen_test
 async def test_what_is_no_log_is_told_in_one_line_and_left_as_it_is(
     tmp_path: Path, report: Report
 ) -> None:
