@@ -16,6 +16,7 @@
         │   └── LogInUseError  another process holds it (exit 1)
         ├── LogCopyError       a copy of it can't be made or read (exit 1)
         ├── LogUnavailableError  nothing was stored; later it may work again (HTTP 503)
+        ├── LogUncertainError  whether it was stored is unknown; the log goes on (HTTP 504)
         └── LogBrokenError     what is stored is unknown; only a restart tells (HTTP 504, exit 1)
 
 Whoever raises one gives a message of one line that an operator or a caller can act on.
@@ -141,6 +142,10 @@ class LogCopyError(LogError):
 
 class LogUnavailableError(LogError):
     """The log can't commit or read at the moment: nothing was stored, a later try may work."""
+
+
+class LogUncertainError(LogError):
+    """A commit's outcome is unknown; what comes after it may work, or may not."""
 
 
 class LogBrokenError(LogError):

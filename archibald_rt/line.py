@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from archibald_rt.errors import QueueFullError
+from archibald_rt.errors import EmissionError, QueueFullError
 from archibald_rt.events import Emission, Outcome
 
 OVERHEAD = 500
@@ -19,11 +19,15 @@ GROUP_LIMIT = 8 * 1024 * 1024
 
 # A frozen dataclass takes a microsecond to make, five times as much.
 class Request(msgspec.Struct, frozen=True, eq=False):
-    """What one emitter asked for at once; ``durable`` are the durable ones of its emissions."""
+    """What one emitter asked for at once; ``durable`` are the durable ones of its emissions.
+
+    ``weight`` is how many of them there are, with those that have a key counted twice.
+    """
 
     emissions: Sequence[Emission]
     durable: Sequence[Emission]
     size: int
+    weight: int
     answer: asyncio.Future[list[Outcome]]
     accepted: float
     """When it was added, in seconds of a steady clock."""
@@ -41,10 +45,14 @@ class Request(msgspec.Struct, frozen=True, eq=False):
 
 
 class Line:
-    """Requests in the order in which they came. ``max_bytes`` bounds it (0: unbounded)."""
+    """Requests in the order in which they came.
 
-    def __init__(self, *, max_bytes: int) -> None:
+    ``max_bytes`` bounds it, and ``most`` the weight of a group (0: unbounded).
+    """
+
+    def __init__(self, *, max_bytes: int, most: int = 0) -> None:
         self._max_bytes = max_bytes
+        self._most = most
         self._waiting: deque[Request] = deque()
         self._size = 0
 
@@ -57,14 +65,26 @@ class Line:
         return self._size
 
     def add(self, emissions: Sequence[Emission], request_id: str = "") -> Request:
-        """Put a request at the end. Raises `QueueFullError`."""
+        """Put a request at the end.
+
+        Raises `QueueFullError`, and `EmissionError` (413) for one too large for any group.
+        """
         size = sum(len(emission.tail) + OVERHEAD for emission in emissions)
         # What is larger than the whole line would else never be taken.
         if self._max_bytes and self._size and self._size + size > self._max_bytes:
             raise QueueFullError(f"{self._size} bytes are queued, at most {self._max_bytes} may be")
         durable = [emission for emission in emissions if emission.durable]
+        weight = len(durable)
+        if self._most:
+            weight += sum(emission.key is not None for emission in durable)
+            if weight > self._most:
+                raise EmissionError(
+                    f"{weight} durable emissions, those with a key counted twice: at most"
+                    f" {self._most} are taken at once",
+                    status=413,
+                )
         answer = asyncio.get_running_loop().create_future()
-        request = Request(emissions, durable, size, answer, time.monotonic(), request_id)
+        request = Request(emissions, durable, size, weight, answer, time.monotonic(), request_id)
         self._waiting.append(request)
         self._size += size
         return request
@@ -72,10 +92,13 @@ class Line:
     def next_group(self) -> list[Request]:
         """Take what is to be committed together from the front."""
         group: list[Request] = []
-        size = 0
+        size = weight = 0
         while self._waiting and size < GROUP_LIMIT:
             # What is transient and first in line has no commit to wait for.
             if group and not group[0].durable and self._waiting[0].durable:
+                break
+            weight += self._waiting[0].weight
+            if self._most and weight > self._most:
                 break
             group.append(self._waiting.popleft())
             size += group[-1].size

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from archibald_rt.among import AmongPeers
 from archibald_rt.commits import CommitWatch
 from archibald_rt.emissions import key_conflict
 from archibald_rt.errors import (
@@ -17,6 +18,7 @@ from archibald_rt.errors import (
     LogBrokenError,
     LogError,
     LogUnavailableError,
+    LogUncertainError,
 )
 from archibald_rt.eventlog import EventLog, KeyConflict, Stored
 from archibald_rt.eventlog.base import Step
@@ -58,7 +60,9 @@ class OrderQueue:
         self._log = log
         self._hub = hub
         self._on_broken = on_broken
-        self._line = Line(max_bytes=max_bytes)
+        self._line = Line(max_bytes=max_bytes, most=log.most)
+        self._among = None if log.peers is None else AmongPeers(log.peers, hub)
+        self._target: Hub | AmongPeers = self._among or hub
         self._steps = Steps()
         self._server: asyncio.Task[None] | None = None
         self._watch = CommitWatch(self._wake, every=probe_every)
@@ -95,9 +99,9 @@ class OrderQueue:
 
         The order of the calls is the order of the events. The future resolves after the
         dispatch; it fails with `EmissionError` (409, a key is used otherwise),
-        `LogUnavailableError` (nothing was stored) or `LogBrokenError` (the outcome is
-        unknown). Raises `DrainingError` and `QueueFullError` when nothing was queued. Log lines
-        about them have the ``request_id``.
+        `LogUnavailableError` (nothing was stored), `LogUncertainError` or `LogBrokenError` (the
+        outcome is unknown). Raises `DrainingError`, `QueueFullError` and `EmissionError` (413)
+        when nothing was queued. Log lines about them have the ``request_id``.
         """
         if self._closing or self._broken:
             raise DrainingError("the server is going away")
@@ -125,6 +129,15 @@ class OrderQueue:
         while self._server is not None:
             await asyncio.wait([self._server])
 
+    def doubt(self, error: LogError) -> None:
+        """Take commits to fail until one of no meaning has gone well."""
+        self._watch.failed(error)
+
+    def dispatch_arrived(self) -> None:
+        """Have what has arrived from the log's other servers dispatched in its turn."""
+        if not self._closing and not self._broken:
+            self._wake()
+
     def _wake(self) -> None:
         if self._server is None:
             self._server = asyncio.get_running_loop().create_task(self._serve_all())
@@ -137,8 +150,15 @@ class OrderQueue:
         if (error := server.exception()) is not None:
             # A fault of our own in the middle of the order: nothing can go on after it.
             self._give_up(error)
-        elif self._line or self._steps or self._watch.due:
+        elif self._at_work:
             self._wake()
+
+    @property
+    def _at_work(self) -> bool:
+        if self._line or self._steps or self._watch.due:
+            return True
+        # At the end nobody waits for what others emit.
+        return self._among is not None and self._among.waiting and not self._closing
 
     def _give_up(self, error: BaseException) -> None:
         """Answer all that is left, take nothing more, and have the process ended."""
@@ -151,7 +171,7 @@ class OrderQueue:
         self._on_broken(error)
 
     async def _serve_all(self) -> None:
-        while self._line or self._steps or self._watch.due:
+        while self._at_work:
             if self._watch.due:
                 await self._probe()
             if self._line:
@@ -164,6 +184,9 @@ class OrderQueue:
             # One at a time, so that no group waits for more than one.
             if self._steps:
                 await self._steps.take()
+            if self._among is not None:
+                # Who emits here doesn't wait for all that others emit.
+                await self._among.catch_up(lambda: self._line or self._closing)
 
     async def _serve(self, group: Sequence[Request]) -> None:
         trace = self._trace if self._trace.on else None
@@ -230,7 +253,7 @@ class OrderQueue:
                 self.transient += 1
             else:
                 self.durable += 1
-            delivered = await self._hub.dispatch(emission, seq)
+            delivered = await self._target.dispatch(emission, seq)
             if emission.user is None:
                 self.measured.broadcast(durable=emission.durable)
             if trace is not None:
@@ -253,7 +276,7 @@ class OrderQueue:
     def _failed(self, error: LogError) -> None:
         self.measured.failed_commits += 1
         self._watch.failed(error)
-        if not isinstance(error, LogUnavailableError):
+        if not isinstance(error, LogUnavailableError | LogUncertainError):
             self._give_up(error)
 
     async def _probe(self) -> None:

@@ -42,6 +42,8 @@ class Revoker:
         """
         revocation = None if revoke_before is None else UserRevocation(user, revoke_before)
         count = await self._revoke(revocation, lambda held: held.user == user)
+        if self._log.peers is not None:
+            await self._log.peers.kick(user)
         _logger.info(
             "user disconnected",
             devices=count,
@@ -64,6 +66,19 @@ class Revoker:
             "token revoked", devices=count, expired=revocation is None, request_id=request_id
         )
         return count
+
+    def heard(self, revocation: Revocation) -> None:
+        """Refuse what was revoked by way of another server, and cut off who holds it.
+
+        Of a user's devices those whose tokens are refused now; others may be connected by then.
+        """
+        revocations = self._reception.revocations
+        revocations.add(revocation)
+        self._reception.cut_off(revocations.revoked)
+
+    def kicked(self, user: str) -> None:
+        """Cut off the devices of a user who was disconnected by way of another server."""
+        self._reception.cut_off(lambda held: held.user == user)
 
     async def _revoke(
         self, revocation: Revocation | None, those: Callable[[Identity], bool]

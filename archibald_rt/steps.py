@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from archibald_rt.errors import LogUnavailableError
+from archibald_rt.errors import LogUnavailableError, LogUncertainError
 from archibald_rt.eventlog.base import Step
 
 
@@ -32,7 +32,7 @@ class Steps:
         except Exception as error:
             if not done.done():
                 done.set_exception(error)
-            if not isinstance(error, LogUnavailableError):
+            if not isinstance(error, LogUnavailableError | LogUncertainError):
                 raise
         else:
             if not done.done():

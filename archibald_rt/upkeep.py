@@ -6,7 +6,12 @@ from collections.abc import Callable
 
 import structlog
 
-from archibald_rt.errors import DrainingError, LogBrokenError, LogUnavailableError
+from archibald_rt.errors import (
+    DrainingError,
+    LogBrokenError,
+    LogUnavailableError,
+    LogUncertainError,
+)
 from archibald_rt.eventlog import EventLog, Retention
 from archibald_rt.eventlog.base import Step, Turn
 from archibald_rt.revocations import Revocations
@@ -75,7 +80,7 @@ class Upkeep:
                 await self._prune()
             except DrainingError:
                 return
-            except LogUnavailableError as error:
+            except (LogUnavailableError, LogUncertainError) as error:
                 self.failed_runs += 1
                 _logger.warning("pruning failed, trying again later", reason=str(error))
             except LogBrokenError as error:
@@ -86,7 +91,8 @@ class Upkeep:
     async def erase(self, user: str) -> int:
         """Delete a user's own events for good; returns how many there were.
 
-        Raises `DrainingError`, `LogUnavailableError` (some may be gone) or `LogBrokenError`.
+        Raises `DrainingError`, `LogUnavailableError` or `LogUncertainError` (some may be gone), or
+        `LogBrokenError`.
         """
         try:
             deleted = await self._log.erase(user, self._turn)

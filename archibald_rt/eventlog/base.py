@@ -5,6 +5,7 @@ from typing import Protocol
 
 import msgspec
 
+from archibald_rt.eventlog.peers import Peers
 from archibald_rt.events import Emission, Event
 from archibald_rt.revocations import Revocation
 
@@ -76,9 +77,18 @@ class EventLog(Protocol):
 
     One task appends, and lets deletions have their turn; any number of tasks read. Every
     method may raise `LogUnavailableError` (nothing happened, a later try may work) and
-    `LogBrokenError` (only a restart helps). A stream is a user's own events and the
-    broadcasts.
+    `LogBrokenError` (only a restart helps); what changes the log may raise `LogUncertainError`
+    (it may have happened, a later try may work) where ``peers`` is not None. A stream is a
+    user's own events and the broadcasts.
     """
+
+    @property
+    def peers(self) -> Peers | None:
+        """The other servers that append to this log; None where there can't be any."""
+
+    @property
+    def most(self) -> int:
+        """How many emissions an append takes, one with a key counting twice; 0: any number."""
 
     @property
     def epoch(self) -> str:
@@ -86,7 +96,10 @@ class EventLog(Protocol):
 
     @property
     def head(self) -> int:
-        """The seq of the last event ever committed, 0 before the first."""
+        """The seq of the last event ever committed, 0 before the first.
+
+        With peers, of the last one that has arrived here.
+        """
 
     @property
     def last_stamp_ms(self) -> int:
@@ -102,7 +115,8 @@ class EventLog(Protocol):
 
         Each group is stored whole or refused whole, without a bearing on its neighbours. On
         return all of it is on disk; when this raises, nothing of it is stored, unless it
-        raises `LogBrokenError`. Not to be called again before it has returned.
+        raises `LogBrokenError` or `LogUncertainError`. Not to be called again before it has
+        returned.
         """
 
     async def page(

@@ -78,6 +78,16 @@ class SQLiteLog:
         self._now_ms = self._clock_from(committed)
 
     @property
+    def peers(self) -> None:
+        """See `EventLog.peers`: one process has the file."""
+        return None
+
+    @property
+    def most(self) -> int:
+        """See `EventLog.most`: a transaction may be of any size."""
+        return 0
+
+    @property
     def epoch(self) -> str:
         """See `EventLog.epoch`."""
         return self._epoch

@@ -19,7 +19,8 @@ from archibald_rt.errors import (
     DrainingError,
     EmissionError,
     LogBrokenError,
-    LogUnavailableError,
+    LogError,
+    LogUncertainError,
     QueueFullError,
 )
 from archibald_rt.events import Cursor, Emission, Outcome
@@ -75,7 +76,7 @@ class EmittingHandler(BodyHandler):
         try:
             results = [self._result(outcome) for outcome in done.result()]
             self.answer(ResultsBody(results) if self._many else results[0])
-        except (EmissionError, LogUnavailableError, LogBrokenError) as error:
+        except (EmissionError, LogError) as error:
             self._refuse(error)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
@@ -122,7 +123,7 @@ class EmittingHandler(BodyHandler):
         match error:
             case EmissionError():
                 self.refuse_body(error)
-            case LogBrokenError():
+            case LogBrokenError() | LogUncertainError():
                 self.refuse_unknown(f"{error}; it may have been stored: retry with the same key")
             case _:
                 if isinstance(error, DrainingError):

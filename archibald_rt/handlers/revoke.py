@@ -8,6 +8,7 @@ from archibald_rt.errors import (
     EmissionError,
     LogBrokenError,
     LogUnavailableError,
+    LogUncertainError,
     RevocationsFullError,
 )
 from archibald_rt.handlers.body import JSON, BodyHandler
@@ -45,7 +46,7 @@ class RevokingHandler(BodyHandler):
             if isinstance(error, DrainingError):
                 self.set_header("Connection", "close")
             self.refuse_for_now(f"{error}; nothing was done")
-        except LogBrokenError as error:
+        except (LogBrokenError, LogUncertainError) as error:
             self.refuse_unknown(f"{error}; it may have been done: ask again")
         else:
             self.answer(DisconnectedBody(count))

@@ -9,7 +9,13 @@ from urllib.parse import unquote_to_bytes
 from archibald_rt.answers import DEFAULT_LIMIT, MAX_LIMIT, Erased
 from archibald_rt.auth import BearerTokens
 from archibald_rt.bodies import events_body
-from archibald_rt.errors import DrainingError, LogBrokenError, LogError, LogUnavailableError
+from archibald_rt.errors import (
+    DrainingError,
+    LogBrokenError,
+    LogError,
+    LogUnavailableError,
+    LogUncertainError,
+)
 from archibald_rt.eventlog import EventLog
 from archibald_rt.events import Cursor, user_id_fault
 from archibald_rt.handlers.base import InternalHandler
@@ -102,7 +108,7 @@ class UserEventsHandler(UserHandler):
             if isinstance(error, DrainingError):
                 self.set_header("Connection", "close")
             self.refuse_for_now(f"{error}; ask again to have the rest erased")
-        except LogBrokenError as error:
+        except (LogBrokenError, LogUncertainError) as error:
             self.refuse_unknown(f"{error}; they may have been erased: ask again")
         else:
             self.answer(Erased(erased))

@@ -1,0 +1,77 @@
+"""Dispatching on one of several servers: what is emitted here, in one order with all the rest."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from archibald_rt.eventlog.peers import Arrival, Peers
+from archibald_rt.events import Emission
+from archibald_rt.hub import Hub
+
+_PAUSE_AFTER = 0.005
+"""After how many seconds of what the others emitted the loop sees to its own."""
+
+
+class AmongPeers:
+    """Dispatches durable events in the order in which they arrive from the log, here as there.
+
+    Used by the one task that serves the order queue.
+    """
+
+    def __init__(self, peers: Peers, hub: Hub) -> None:
+        self._peers = peers
+        self._hub = hub
+        # The last seq that was committed here, whether or not it has arrived.
+        self._committed = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something has arrived that was not dispatched."""
+        return self._peers.waiting
+
+    async def dispatch(self, emission: Emission, seq: int | None) -> int:
+        """Dispatch an emission of this server behind all that was committed before it.
+
+        Returns to how many devices it went here. A durable one that does not arrive in time is
+        dispatched when it does, since what goes before it is not known; and a transient one
+        behind it waits for it.
+        """
+        delivered = 0
+        if seq is not None:
+            self._committed = max(self._committed, seq)
+            async for arrival in self._peers.through(seq):
+                handed = await self._dispatch(arrival)
+                if arrival.seq == seq:
+                    delivered = handed
+            return delivered
+        after = max(self._committed, self._hub.dispatched)
+        if after > self._hub.dispatched:
+            self._peers.defer(emission, after)
+        else:
+            delivered = await self._hub.dispatch(emission, None)
+        await self._peers.tell(emission, after)
+        return delivered
+
+    async def catch_up(self, stop: Callable[[], object]) -> None:
+        """Dispatch what has arrived, until there is no more or ``stop`` says so."""
+        paused = time.monotonic()
+        while (arrival := self._peers.take()) is not None:
+            await self._dispatch(arrival)
+            if stop():
+                return
+            if time.monotonic() - paused > _PAUSE_AFTER:
+                await asyncio.sleep(0)
+                paused = time.monotonic()
+
+    async def _dispatch(self, arrival: Arrival) -> int:
+        """Dispatch what has arrived, unless something that goes behind it went before it."""
+        emission, dispatched = arrival.emission, self._hub.dispatched
+        if arrival.seq is not None:
+            overtaken = arrival.seq <= dispatched
+        elif arrival.after >= dispatched:
+            overtaken = False
+        else:
+            # No user is called "", which has the broadcasts only. Not all at hand: who knows.
+            later = self._hub.since(emission.user or "", arrival.after)
+            overtaken = later is None or bool(later)
+        return 0 if overtaken else await self._hub.dispatch(emission, arrival.seq)

@@ -1,0 +1,75 @@
+"""What a server asks of a log that other servers append to as well, and is told by it."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import msgspec
+
+from archibald_rt.errors import LogError
+from archibald_rt.events import Emission
+from archibald_rt.revocations import Revocation
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """An event whose turn it is to be dispatched here, wherever it was emitted.
+
+    ``seq`` is a durable event's own, None for a transient one. ``after`` is the seq of the last
+    durable event that goes before it.
+    """
+
+    emission: Emission
+    seq: int | None
+    after: int
+
+
+class PeerHooks(msgspec.Struct, frozen=True):
+    """What is called when something has come from elsewhere.
+
+    ``arrived``: there is something to take. ``doubted``: the log can't be reached. ``erased``:
+    nothing may be kept at hand of what was dispatched. ``revoked`` and ``kicked``: tokens are
+    refused and devices cut off. ``broken``: only a restart helps.
+    """
+
+    arrived: Callable[[], None]
+    doubted: Callable[[LogError], None]
+    erased: Callable[[], None]
+    revoked: Callable[[Revocation], None]
+    kicked: Callable[[str], None]
+    broken: Callable[[BaseException], None]
+
+
+class Peers(Protocol):
+    """The other servers on the same log.
+
+    Every durable event arrives, this server's own as well, by seq; and the transient ones of
+    the others, each in its place. They are taken by one task at a time.
+    """
+
+    def attach(self, hooks: PeerHooks) -> None:
+        """Call these from now on; to be called once, before anything is taken."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something has arrived that was not taken."""
+
+    def take(self) -> Arrival | None:
+        """Take what arrived first; None if nothing waits."""
+
+    def through(self, seq: int) -> AsyncIterator[Arrival]:
+        """Take what arrives up to a durable event, waiting for it.
+
+        Ends behind that event, or without it if it doesn't arrive for so long that it is better
+        taken when it does.
+        """
+
+    def defer(self, emission: Emission, after: int) -> None:
+        """Have a transient emission of this server arrive when the event ``after`` has."""
+
+    async def tell(self, emission: Emission, after: int) -> None:
+        """Have a transient emission arrive at the others; it is lost where they can't be reached.
+
+        ``after`` is what was dispatched last here.
+        """
+
+    async def kick(self, user: str) -> None:
+        """Have the others cut a user's devices off, if they can be reached."""
