@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 
 from archibald_rt.addresses import TrustedProxies
 from archibald_rt.app import internal_app, public_app
@@ -12,6 +13,7 @@ from archibald_rt.drain import drain
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.errors import ConfigError, LogError
 from archibald_rt.eventlog import EventLog, Lasts, Retention
+from archibald_rt.eventlog.peers import PeerHooks
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
 from archibald_rt.fetch import fetching
@@ -123,8 +125,10 @@ class Server:
 def check(settings: Settings) -> None:
     """Raise `ConfigError` for settings that are right by themselves but start no server."""
     require_secrets(settings)
-    if settings.log.engine != "sqlite":
-        raise ConfigError(f"[log] engine: {settings.log.engine} is not there yet, only sqlite")
+    if settings.log.engine == "nats" and find_spec("nats") is None:
+        raise ConfigError(
+            "[log] engine: nats needs a package more; pip install 'archibald_rt[nats]'"
+        )
     keys_of(settings.auth)
     tls_of(settings.server)
 
@@ -135,6 +139,27 @@ def retention_of(log: LogSettings) -> Retention:
         max_age_ms=int(log.max_age * 1000),
         max_events_per_user=log.max_events_per_user,
         max_size=log.max_size,
+    )
+
+
+def _opening(
+    settings: Settings, stamped: Callable[[], int]
+) -> AbstractAsyncContextManager[EventLog]:
+    """Return what opens the log that is configured."""
+    if settings.log.engine == "sqlite":
+        return open_sqlite(settings.log.path, stamped=stamped)
+    from archibald_rt.eventlog.nats.opening import (  # noqa: PLC0415 - who has SQLite needs no NATS
+        open_nats,
+    )
+
+    return open_nats(
+        settings.nats.servers,
+        settings.nats.stream,
+        replicas=settings.nats.replicas,
+        retention=retention_of(settings.log),
+        credentials=settings.nats.credentials,
+        tls_ca=settings.nats.tls_ca,
+        max_event=settings.events.max_event,
     )
 
 
@@ -154,9 +179,7 @@ async def running(
     auth, delivery, internal = settings.auth, settings.delivery, settings.internal
     async with AsyncExitStack() as stack:
         stamp = Stamper()
-        log = await stack.enter_async_context(
-            open_sqlite(settings.log.path, stamped=stamp.milliseconds)
-        )
+        log = await stack.enter_async_context(_opening(settings, stamp.milliseconds))
         stamp.not_before(log.last_stamp_ms)
         shutdown = Shutdown()
         tap = Tap(log.epoch)
@@ -260,6 +283,21 @@ async def running(
             most=max(possible // 2, 1),
             request_ids=requests.ids,
         )
+        revoker = Revoker(log, order.between, reception)
+        if log.peers is not None:
+            log.peers.attach(
+                PeerHooks(
+                    arrived=order.dispatch_arrived,
+                    doubted=order.doubt,
+                    erased=hub.forget,
+                    revoked=revoker.heard,
+                    kicked=revoker.kicked,
+                    broken=shutdown.broken,
+                )
+            )
+            # What another server revoked since it was asked the first time.
+            for revocation in await log.revocations():
+                revoker.heard(revocation)
         emit_tokens = BearerTokens(internal.emit_tokens)
         read_tokens = BearerTokens(internal.read_tokens)
         inner = Listener(
@@ -270,7 +308,7 @@ async def running(
                 log,
                 reader,
                 upkeep,
-                Revoker(log, order.between, reception),
+                revoker,
                 scraper,
                 emit_tokens=emit_tokens,
                 read_tokens=read_tokens,

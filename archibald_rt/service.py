@@ -14,7 +14,7 @@ import structlog
 from archibald_rt.errors import ConfigError
 from archibald_rt.listen import raise_descriptor_limit
 from archibald_rt.server import Server, running
-from archibald_rt.settings import Settings, set_without_effect
+from archibald_rt.settings import Settings
 from archibald_rt.systemd import NOTHING_INHERITED, Inherited, Notifier
 
 LONGEST_CLOSE = 30.0
@@ -56,8 +56,6 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         _warn_of_weakness(settings)
-        if unused := set_without_effect(settings):
-            _logger.warning("set, but without effect in this release", keys=", ".join(unused))
         if inherited != NOTHING_INHERITED:
             public, internal = len(inherited.public), len(inherited.internal)
             _logger.info("sockets inherited", public=public, internal=internal)

@@ -559,6 +559,14 @@ class LogView:
         self._device = device
 
     @property
+    def peers(self) -> None:
+        return self._log.peers
+
+    @property
+    def most(self) -> int:
+        return self._log.most
+
+    @property
     def epoch(self) -> str:
         return self._log.epoch
 

@@ -239,7 +239,8 @@ def test_serve_dev_does_not_show_secrets_that_are_configured(tmp_path: Path) -> 
 
 
 def test_config_check_refuses_what_serve_refuses(tmp_path: Path) -> None:
-    for extra in ({"ARCHIBALD_RT_LOG_ENGINE": "nats"}, {"ARCHIBALD_RT_AUTH_ALGORITHMS": "ES256"}):
+    short = {"ARCHIBALD_RT_INTERNAL_EMIT_TOKENS": "short"}
+    for extra in (short, {"ARCHIBALD_RT_AUTH_ALGORITHMS": "ES256"}):
         for arguments in (("config", "check"), ("serve",)):
             ended = command(tmp_path, *arguments, extra=extra)
             assert ended.returncode == 2

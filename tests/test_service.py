@@ -54,18 +54,17 @@ def test_it_raises_its_limit_of_descriptors_and_says_how_many_connections_that_a
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_it_names_the_settings_that_have_no_effect_yet(tmp_path: Path) -> None:
-    with serving(tmp_path, {"ARCHIBALD_RT_NATS_REPLICAS": "3"}) as server:
-        assert any("nats.replicas" in line.get("keys", "") for line in server.lines)
-
-
 @pytest.mark.parametrize(
     ("extra", "code", "words"),
     [
         ({"ARCHIBALD_RT_AUTH_JWT_SECRET": ""}, 2, "[auth] jwt_secret"),
         ({"ARCHIBALD_RT_INTERNAL_EMIT_TOKENS": "short"}, 2, "[internal] emit_tokens"),
         ({"ARCHIBALD_RT_SERVER_PROT": "1"}, 2, "SERVER_PORT"),
-        ({"ARCHIBALD_RT_LOG_ENGINE": "nats"}, 2, "[log] engine"),
+        (
+            {"ARCHIBALD_RT_LOG_ENGINE": "nats", "ARCHIBALD_RT_NATS_SERVERS": "nats://127.0.0.1:1"},
+            1,
+            "[nats] servers",
+        ),
         ({"ARCHIBALD_RT_LOG_PATH": "/dev/null/x.db"}, 1, "/dev/null/x.db"),
         ({"ARCHIBALD_RT_LOG_PATH": "/"}, 1, "log /"),
         ({"ARCHIBALD_RT_AUTH_ALGORITHMS": "RS256"}, 2, "[auth] algorithms"),
@@ -320,7 +319,6 @@ def test_a_file_that_is_never_read_to_its_end_keeps_no_server_from_ending(tmp_pa
         (["prot = 1"], "[auth] has no key prot"),
         (["jwks_url = http://example.com/"], "[auth] jwks_url"),
         (["[server]", "tls_cert = a", "tls_key = b"], "[server] tls_cert"),
-        (["[log]", "engine = nats"], "[log] engine"),
     ],
 )
 def test_a_broken_configuration_changes_nothing_and_is_told_in_one_line(

@@ -10,18 +10,15 @@ from hypothesis import strategies as st
 
 from archibald_rt.errors import ConfigError
 from archibald_rt.settings import (
-    NO_EFFECT_YET,
     AuthSettings,
     InternalSettings,
     LogSettings,
-    NatsSettings,
     ServerSettings,
     Settings,
     changed,
     describe,
     load,
     require_secrets,
-    set_without_effect,
 )
 from archibald_rt.settings.schema import KEYS
 
@@ -480,17 +477,6 @@ def test_a_file_with_what_describe_prints_gives_the_same_settings(
     path = tmp_path_factory.getbasetemp() / "described.ini"
     path.write_text("\n".join(lines), encoding="utf-8")
     assert load(path, required=True, environ={}) == settings
-
-
-def test_what_was_set_without_effect_is_named() -> None:
-    settings = Settings(server=ServerSettings(port=9), nats=NatsSettings(replicas=3))
-    assert set_without_effect(Settings()) == ()
-    assert set_without_effect(settings) == ("nats.replicas",)
-
-
-def test_every_key_without_effect_exists() -> None:
-    known = {f"{section}.{key}" for section, keys in KEYS.items() for key in keys}
-    assert known >= NO_EFFECT_YET
 
 
 @pytest.mark.parametrize("name", ["emit_tokens", "read_tokens"])

@@ -6,7 +6,7 @@ import click
 
 from archibald_rt import server
 from archibald_rt.cli.options import config_option, load_settings
-from archibald_rt.settings import describe, set_without_effect
+from archibald_rt.settings import describe
 
 
 @click.group()
@@ -20,8 +20,6 @@ def check(config_path: Path | None) -> None:
     """Say whether the server would start with it."""
     settings = load_settings(config_path)
     server.check(settings)
-    for name in set_without_effect(settings):
-        click.echo(f"{name} is set, but without effect in this release", err=True)
     click.echo("the configuration is good")
 
 

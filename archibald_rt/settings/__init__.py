@@ -6,9 +6,8 @@ here reads anything. ``docs/configuration.md`` is the page for operators.
 
 from archibald_rt.settings.checks import require_secrets
 from archibald_rt.settings.load import load
-from archibald_rt.settings.report import Row, changed, describe, set_without_effect
+from archibald_rt.settings.report import Row, changed, describe
 from archibald_rt.settings.schema import (
-    NO_EFFECT_YET,
     AuthSettings,
     ClientMessagesSettings,
     DeliverySettings,
@@ -22,7 +21,6 @@ from archibald_rt.settings.schema import (
 )
 
 __all__ = [
-    "NO_EFFECT_YET",
     "AuthSettings",
     "ClientMessagesSettings",
     "DeliverySettings",
@@ -38,5 +36,4 @@ __all__ = [
     "describe",
     "load",
     "require_secrets",
-    "set_without_effect",
 ]

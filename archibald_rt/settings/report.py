@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from archibald_rt.settings.schema import KEYS, NO_EFFECT_YET, Settings
+from archibald_rt.settings.schema import KEYS, Settings
 
 
 class Row(NamedTuple):
@@ -35,13 +35,4 @@ def changed(before: Settings, after: Settings) -> tuple[str, ...]:
         for section, keys in KEYS.items()
         for name in keys
         if getattr(getattr(before, section), name) != getattr(getattr(after, section), name)
-    )
-
-
-def set_without_effect(settings: Settings) -> tuple[str, ...]:
-    """Return ``section.key`` of what was set but isn't acted on in this release."""
-    return tuple(
-        f"{row.section}.{row.key}"
-        for row in describe(settings)
-        if not row.is_default and f"{row.section}.{row.key}" in NO_EFFECT_YET
     )

@@ -13,19 +13,6 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from archibald_rt.settings import kinds
 
-# Read and checked, but nothing in this release acts on them: the start says so when one
-# of them is set. A key leaves this list together with its marks in docs/configuration.md
-# and enters config.ini.
-NO_EFFECT_YET = frozenset(
-    {
-        "nats.servers",
-        "nats.stream",
-        "nats.replicas",
-        "nats.credentials",
-        "nats.tls_ca",
-    }
-)
-
 _Text = Annotated[str, kinds.TEXT]
 _OptionalText = Annotated[str | None, kinds.TEXT]
 _Boolean = Annotated[bool, kinds.BOOLEAN]

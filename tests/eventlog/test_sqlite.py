@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -12,63 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archibald_rt.errors import LogBrokenError, LogUnavailableError
-from archibald_rt.eventlog import EventLog, KeyConflict, Lasts, Page, Stored
+from archibald_rt.eventlog import EventLog, Lasts, Stored
 from archibald_rt.eventlog.pages import FIRST, JOINED, LAST, LOOKED_AT, ROWS, WATERMARK
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.eventlog.statements import BY_KEY
-from archibald_rt.events import Emission, make_tail
 from archibald_rt.timestamps import SteadyClock
+from engines import STAMP, emission, numbered, page, seqs, stored
 from support import eventually
-
-STAMP = "2026-01-01T00:00:00Z"
-COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"
-
-
-def emission(
-    user: str | None = "u",
-    payload: str = "1",
-    *,
-    key: str | None = None,
-    instant: int = 0,
-    timestamp: str = STAMP,
-    event_type: str = "T",
-) -> Emission:
-    tail = make_tail(f'"{event_type}"'.encode(), payload.encode(), timestamp)
-    return Emission(user, tail, timestamp, instant, durable=True, key=key)
-
-
-def numbered(users: Sequence[str | None]) -> list[Emission]:
-    return [emission(user, str(number)) for number, user in enumerate(users, 1)]
-
-
-async def stored(log: EventLog, *emissions: Emission) -> list[Stored]:
-    (group,) = await log.append([emissions])
-    assert isinstance(group, list)
-    return group
-
-
-async def page(
-    log: EventLog,
-    user: str = "u",
-    *,
-    after: int = 0,
-    through: int | None = None,
-    max_events: int = 1000,
-    max_bytes: int = 2**30,
-    later_than: int | None = None,
-) -> Page:
-    return await log.page(
-        user,
-        after=after,
-        through=log.head if through is None else through,
-        max_events=max_events,
-        max_bytes=max_bytes,
-        later_than=later_than,
-    )
-
-
-def seqs(read: Page) -> list[int]:
-    return [event.seq for event in read.events]
 
 
 def by_hand(path: Path, *statements: str) -> None:
@@ -97,61 +46,6 @@ def path(tmp_path: Path) -> Path:
 
 
 # Appending
-
-
-@pytest.mark.gen_test
-async def test_what_is_appended_gets_seqs_that_rise_and_is_read_back_byte_by_byte(
-    path: Path,
-) -> None:
-    async with open_sqlite(path) as log:
-        assert log.head == 0
-        first = emission(payload='{"a":1.00,"\u00e9":"\\u00e9"}', instant=-(2**63))
-        second = emission(payload="null", instant=2**63 - 1)
-        assert await stored(log, first, second) == [
-            Stored(1, STAMP, duplicate=False),
-            Stored(2, STAMP, duplicate=False),
-        ]
-        assert log.head == 2
-        read = await page(log)
-        assert [(event.seq, event.tail) for event in read.events] == [
-            (1, first.tail),
-            (2, second.tail),
-        ]
-        assert seqs(await page(log, later_than=first.instant)) == [2]
-        assert seqs(await page(log, later_than=second.instant)) == []
-        assert (read.through, read.complete, read.lost) == (2, True, 0)
-
-
-@pytest.mark.gen_test
-async def test_groups_are_stored_in_order_and_answered_each(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        results = await log.append([numbered(["a", "b"]), [], numbered(["a"])])
-        assert results == [
-            [Stored(1, STAMP, duplicate=False), Stored(2, STAMP, duplicate=False)],
-            [],
-            [Stored(3, STAMP, duplicate=False)],
-        ]
-        assert await log.append([]) == []
-        assert log.head == 3
-
-
-@pytest.mark.gen_test
-async def test_the_log_goes_on_after_it_was_closed_under_the_same_epoch(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        epoch = log.epoch
-        await stored(log, *numbered(["u", "u"]))
-    async with open_sqlite(path) as log:
-        assert (log.epoch, log.head) == (epoch, 2)
-        assert (await stored(log, emission()))[0].seq == 3
-        assert seqs(await page(log)) == [1, 2, 3]
-
-
-@pytest.mark.gen_test
-async def test_another_log_has_another_epoch(tmp_path: Path) -> None:
-    async with open_sqlite(tmp_path / "a.db") as first, open_sqlite(tmp_path / "b.db") as second:
-        assert first.epoch != second.epoch
-        assert 8 <= len(first.epoch) <= 64
-        assert first.epoch.isalnum()
 
 
 @pytest.mark.gen_test
@@ -201,98 +95,6 @@ async def test_stamps_begin_where_the_last_commit_or_a_stamp_ahead_of_it_was(pat
 
 
 @pytest.mark.gen_test
-async def test_a_page_holds_a_user_s_own_events_and_the_broadcasts_by_seq(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        await stored(log, *numbered([None, "u", "v", None, "u", "u", "v", None]))
-        assert seqs(await page(log, "u")) == [1, 2, 4, 5, 6, 8]
-        assert seqs(await page(log, "v")) == [1, 3, 4, 7, 8]
-        assert seqs(await page(log, "nobody")) == [1, 4, 8]
-        assert seqs(await page(log, "u", after=2, through=6)) == [4, 5, 6]
-        assert seqs(await page(log, "u", after=8)) == []
-
-
-@pytest.mark.gen_test
-async def test_users_are_compared_byte_by_byte(path: Path) -> None:
-    users = [
-        COMPOSED,
-        DECOMPOSED,
-        "a",
-        "A",
-        "a ",
-        " a",
-        "*",
-        "%",
-        "_",
-        "a%",
-        "null",
-        "' OR 1=1 --",
-        '"; DROP TABLE events; --',
-        "x'",
-        "\U0001f600",
-        "1",
-        "01",
-        "1.0",
-    ]
-    async with open_sqlite(path) as log:
-        await stored(log, *numbered(users))
-        for seq, user in enumerate(users, 1):
-            assert seqs(await page(log, user)) == [seq]
-            assert await log.first(user) == seq
-
-
-@pytest.mark.gen_test
-async def test_a_page_ends_at_so_many_events(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        await stored(log, *numbered(["u", "v", None, "u", "v", "u"]))
-        read = await page(log, max_events=2)
-        assert (seqs(read), read.through, read.complete) == ([1, 3], 3, False)
-        read = await page(log, after=read.through, max_events=2)
-        assert (seqs(read), read.through, read.complete) == ([4, 6], 6, True)
-        read = await page(log, max_events=100)
-        assert (seqs(read), read.through, read.complete) == ([1, 3, 4, 6], 6, True)
-
-
-@pytest.mark.gen_test
-async def test_a_page_that_found_less_than_it_may_has_seen_all_that_was_asked(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        await stored(log, *numbered(["u", "v", "v"]))
-        read = await page(log, through=3, max_events=2)
-        assert (seqs(read), read.through, read.complete) == ([1], 3, True)
-        # Up to a seq that no event has yet.
-        read = await page(log, through=1000)
-        assert (seqs(read), read.through, read.complete) == ([1], 1000, True)
-        read = await page(log, "nobody", through=0)
-        assert (seqs(read), read.through, read.complete) == ([], 0, True)
-
-
-@pytest.mark.gen_test
-async def test_a_page_ends_at_so_many_bytes_and_holds_at_least_one_event(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        events = [emission(payload='"' + "x" * 1000 + '"') for _ in range(5)]
-        await stored(log, *events)
-        size = len(events[0].tail)
-        assert seqs(await page(log, max_bytes=1)) == [1]
-        assert seqs(await page(log, max_bytes=size)) == [1]
-        assert seqs(await page(log, max_bytes=size + 1)) == [1, 2]
-        read = await page(log, max_bytes=3 * size)
-        assert (seqs(read), read.through, read.complete) == ([1, 2, 3], 3, False)
-        read = await page(log, after=4, max_bytes=1)
-        assert (seqs(read), read.through, read.complete) == ([5], 5, True)
-
-
-@pytest.mark.gen_test
-async def test_a_page_later_than_an_instant_skips_what_is_not_and_goes_on(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        await stored(log, *(emission(instant=instant) for instant in (5, 9, 10, 11, 3, 12)))
-        read = await page(log, later_than=10)
-        assert (seqs(read), read.through, read.complete) == ([4, 6], 6, True)
-        assert seqs(await page(log, later_than=9)) == [3, 4, 6]
-        assert seqs(await page(log, later_than=-(2**63))) == [1, 2, 3, 4, 5, 6]
-        read = await page(log, later_than=9, max_events=2)
-        assert (seqs(read), read.through, read.complete) == ([3, 4], 4, False)
-
-
-@pytest.mark.gen_test
 async def test_a_page_that_finds_nothing_late_enough_ends_all_the_same(path: Path) -> None:
     async with open_sqlite(path) as log:
         await stored(log, *(emission(instant=instant) for instant in [5] * LOOKED_AT))
@@ -302,46 +104,6 @@ async def test_a_page_that_finds_nothing_late_enough_ends_all_the_same(path: Pat
         read = await page(log, after=read.through, later_than=10)
         last = LOOKED_AT + 3
         assert (seqs(read), read.through, read.complete) == ([last - 2, last], last, True)
-
-
-@pytest.mark.gen_test
-async def test_a_page_of_events_of_all_sizes_is_within_its_bytes_but_for_the_last(
-    path: Path,
-) -> None:
-    sizes = [10] * 40 + [30_000] * 3 + [10] * 100 + [60_000, 10, 10]
-    async with open_sqlite(path) as log:
-        events = [emission(payload='"' + "x" * size + '"') for size in sizes]
-        await stored(log, *events)
-        tails = [event.tail for event in events]
-        for max_bytes in (0, 1, 3000, 5000, 40_000, 120_000, 500_000):
-            after = 0
-            while after < len(tails):
-                read = await page(log, after=after, max_bytes=max_bytes)
-                assert [event.tail for event in read.events] == tails[after : read.through]
-                before_last = sum(len(event.tail) for event in read.events[:-1])
-                assert before_last == 0 or before_last < max_bytes
-                # Another one would have been too much, or there is none.
-                assert read.complete or before_last + len(read.events[-1].tail) >= max_bytes
-                after = read.through
-
-
-@pytest.mark.gen_test
-async def test_a_page_that_is_full_to_the_byte_ends_there(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        await stored(log, *numbered(["u"] * 9), *(emission(payload="10") for _ in range(50)))
-        size = len(emission(payload="10").tail)
-        for count in range(1, 50):
-            read = await page(log, after=9, max_bytes=count * size)
-            assert len(read.events) == count
-
-
-@pytest.mark.gen_test
-async def test_a_page_for_a_user_whose_name_is_longer_than_the_page_may_be(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        user = "u" * 256
-        await stored(log, *numbered([user, user]))
-        assert seqs(await page(log, user, max_bytes=1)) == [1]
-        assert seqs(await page(log, user, max_bytes=100)) == [1, 2]
 
 
 @pytest.mark.gen_test
@@ -395,17 +157,6 @@ async def test_whose_last_event_was_which_is_said_with_what_was_deleted(path: Pa
 
 
 @pytest.mark.gen_test
-async def test_many_pages_are_read_at_once_while_more_is_committed(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        for _ in range(20):
-            reads = [page(log, through=log.head) for _ in range(10)]
-            pages, _ = await asyncio.gather(
-                asyncio.gather(*reads), log.append([numbered(["u"] * 10)])
-            )
-            assert {tuple(seqs(read)) for read in pages} == {tuple(range(1, log.head - 9))}
-
-
-@pytest.mark.gen_test
 async def test_one_who_gives_up_waiting_for_a_page_blocks_nobody(path: Path) -> None:
     async with open_sqlite(path, readers=1) as log:
         await stored(log, *numbered(["u"] * 5000))
@@ -449,120 +200,6 @@ def test_pages_one_after_the_other_are_the_stream_without_gap_or_double(
 
 
 # Keys
-
-
-@pytest.mark.gen_test
-async def test_a_key_used_again_with_the_same_content_is_answered_with_the_first(
-    path: Path,
-) -> None:
-    async with open_sqlite(path) as log:
-        first = emission(key="k", timestamp="2026-01-01T00:00:00Z")
-        again = emission(key="k", timestamp="2027-01-01T00:00:00Z")
-        await stored(log, first)
-        assert await stored(log, emission(), again) == [
-            Stored(2, STAMP, duplicate=False),
-            Stored(1, "2026-01-01T00:00:00Z", duplicate=True),
-        ]
-        assert seqs(await page(log)) == [1, 2]
-    async with open_sqlite(path) as log:
-        assert await stored(log, again) == [Stored(1, "2026-01-01T00:00:00Z", duplicate=True)]
-        assert log.head == 2
-
-
-@pytest.mark.gen_test
-async def test_a_key_used_again_in_the_same_group_or_the_same_append_is_a_duplicate(
-    path: Path,
-) -> None:
-    async with open_sqlite(path) as log:
-        keyed, other = emission(key="k"), emission(key="other")
-        results = await log.append([[keyed, other, keyed], [other, emission(), keyed]])
-        assert results == [
-            [
-                Stored(1, STAMP, duplicate=False),
-                Stored(2, STAMP, duplicate=False),
-                Stored(1, STAMP, duplicate=True),
-            ],
-            [
-                Stored(2, STAMP, duplicate=True),
-                Stored(3, STAMP, duplicate=False),
-                Stored(1, STAMP, duplicate=True),
-            ],
-        ]
-        assert seqs(await page(log)) == [1, 2, 3]
-
-
-@pytest.mark.gen_test
-@pytest.mark.parametrize(
-    "other",
-    [
-        emission(payload="2", key="k"),
-        emission(payload="1.0", key="k"),
-        emission(event_type="S", key="k"),
-    ],
-)
-async def test_a_key_used_again_with_another_content_refuses_its_group_and_no_other(
-    path: Path, other: Emission
-) -> None:
-    async with open_sqlite(path) as log:
-        await stored(log, emission(key="k"))
-        results = await log.append(
-            [
-                [emission(payload='"before"')],
-                [emission(), other, emission(key="k"), other],
-                [emission(payload='"after"')],
-            ]
-        )
-        assert results == [
-            [Stored(2, STAMP, duplicate=False)],
-            KeyConflict([1, 3]),
-            [Stored(3, STAMP, duplicate=False)],
-        ]
-        read = await page(log)
-        assert [event.tail for event in read.events] == [
-            emission().tail,
-            emission(payload='"before"').tail,
-            emission(payload='"after"').tail,
-        ]
-        assert log.head == 3
-
-
-@pytest.mark.gen_test
-async def test_the_keys_of_a_refused_group_are_free(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        await stored(log, emission(key="k"))
-        results = await log.append(
-            [
-                [emission(key="free"), emission(payload="2", key="k")],
-                [emission(payload="3", key="free")],
-            ]
-        )
-        assert results == [KeyConflict([1]), [Stored(2, STAMP, duplicate=False)]]
-
-
-@pytest.mark.gen_test
-async def test_a_conflict_within_one_group_names_the_later_one(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        (result,) = await log.append([[emission(key="k"), emission(payload="2", key="k")]])
-        assert result == KeyConflict([1])
-        assert log.head == 0
-        assert seqs(await page(log, through=100)) == []
-
-
-@pytest.mark.gen_test
-async def test_keys_are_each_user_s_own_and_broadcasts_have_their_own(path: Path) -> None:
-    async with open_sqlite(path) as log:
-        owners = ["u", "v", None, COMPOSED, DECOMPOSED]
-        group = [emission(user, payload=str(n), key="k") for n, user in enumerate(owners)]
-        assert [each.seq for each in await stored(log, *group)] == [1, 2, 3, 4, 5]
-        assert [each.duplicate for each in await stored(log, *group)] == [True] * 5
-
-
-@pytest.mark.gen_test
-async def test_keys_are_compared_byte_by_byte(path: Path) -> None:
-    keys = [COMPOSED, DECOMPOSED, "k", "K", "k ", "%", "' OR 1=1 --"]
-    async with open_sqlite(path) as log:
-        group = [emission(payload=str(n), key=key) for n, key in enumerate(keys)]
-        assert not any(each.duplicate for each in await stored(log, *group))
 
 
 @pytest.mark.gen_test

@@ -1,0 +1,164 @@
+"""What has arrived from the stream and from the other servers, in the order of its dispatch."""
+
+import asyncio
+from bisect import insort
+from collections import deque
+from collections.abc import AsyncIterator
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, Got, Jet
+from archibald_rt.eventlog.nats.names import Names
+from archibald_rt.eventlog.peers import Arrival, PeerHooks
+from archibald_rt.events import Emission
+
+WAITING = 8 * 1024 * 1024
+"""How many bytes may wait here to be dispatched; the rest waits at the NATS server."""
+
+HELD = 10_000
+"""How many transient events may wait for the durable ones before them; the oldest go first."""
+
+_AFTER, _CONFLATE = "Rt-After", "Rt-Conflate"
+
+
+def nothing(*_: object) -> None:
+    """Do nothing."""
+
+
+UNHEARD = PeerHooks(nothing, nothing, nothing, nothing, nothing, nothing)
+
+
+class Arrivals:
+    """The `Peers` on a stream; ``position`` is the last seq that was not to arrive.
+
+    Transient events are held until the durable ones before them have arrived.
+    """
+
+    def __init__(self, jet: Jet, names: Names, *, position: int) -> None:
+        self._jet = jet
+        self._names = names
+        self.position = position
+        """The seq of the last durable event that has arrived."""
+        self.hooks = UNHEARD
+        self._waiting: deque[Arrival] = deque()
+        self._size = 0
+        # By the seq they go behind, those of the same one in the order they came.
+        self._held: list[tuple[int, int, Arrival]] = []
+        self._count = 0
+        self._moved = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    def attach(self, hooks: PeerHooks) -> None:
+        """See `Peers.attach`."""
+        self.hooks = hooks
+        if self._waiting:
+            hooks.arrived()
+
+    @property
+    def waiting(self) -> bool:
+        """See `Peers.waiting`."""
+        return bool(self._waiting)
+
+    def take(self) -> Arrival | None:
+        """See `Peers.take`."""
+        if not self._waiting:
+            return None
+        arrival = self._waiting.popleft()
+        self._size -= len(arrival.emission.tail)
+        self._taken.set()
+        return arrival
+
+    async def through(self, seq: int) -> AsyncIterator[Arrival]:
+        """See `Peers.through`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + ANSWER_WITHIN
+        while True:
+            while self._waiting and (self._waiting[0].seq or 0) <= seq:
+                arrival = self.take()
+                if arrival is not None:
+                    yield arrival
+                    if arrival.seq == seq:
+                        return
+            if self.position >= seq or (left := deadline - loop.time()) <= 0:
+                return
+            self._moved.clear()
+            try:
+                await asyncio.wait_for(self._moved.wait(), left)
+            except TimeoutError:
+                return
+
+    def defer(self, emission: Emission, after: int) -> None:
+        """See `Peers.defer`."""
+        arrival = Arrival(emission, None, after)
+        if after <= self.position:
+            self._add(arrival)
+            return
+        self._count += 1
+        insort(self._held, (after, self._count, arrival), key=_place)
+        if len(self._held) > HELD:
+            del self._held[0]
+
+    async def tell(self, emission: Emission, after: int) -> None:
+        """See `Peers.tell`."""
+        headers = {_AFTER: str(after)}
+        if emission.conflate is not None:
+            # A header is no place for any text.
+            headers[_CONFLATE] = emission.conflate.encode().hex()
+        await self._publish(self._names.transient(emission.user), emission.tail, headers)
+
+    async def kick(self, user: str) -> None:
+        """See `Peers.kick`."""
+        await self._publish(self._names.kick, user.encode(), None)
+
+    async def durable(self, got: Got) -> None:
+        """Take an event from the stream, when there is room for it."""
+        while self._size > WAITING:
+            self._taken.clear()
+            await self._taken.wait()
+        user = self._names.user(got.subject)
+        emission = Emission(user, got.data, "", 0, durable=True)
+        self._release(got.seq - 1)
+        self.position = got.seq
+        self._add(Arrival(emission, got.seq, got.seq))
+        self._release(got.seq)
+        self._moved.set()
+
+    async def transient(self, message: Msg) -> None:
+        """Take an event from another server."""
+        headers = message.headers or {}
+        conflate = headers.get(_CONFLATE)
+        emission = Emission(
+            self._names.user(message.subject),
+            message.data,
+            "",
+            0,
+            durable=False,
+            conflate=None if conflate is None else bytes.fromhex(conflate).decode(),
+        )
+        self.defer(emission, int(headers.get(_AFTER, "0")))
+
+    async def kicked(self, message: Msg) -> None:
+        """Take a user's name from another server."""
+        self.hooks.kicked(message.data.decode())
+
+    def _release(self, through: int) -> None:
+        while self._held and self._held[0][0] <= through:
+            self._add(self._held.pop(0)[2])
+
+    def _add(self, arrival: Arrival) -> None:
+        self._waiting.append(arrival)
+        self._size += len(arrival.emission.tail)
+        self.hooks.arrived()
+
+    async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> None:
+        # What is transient is late when the connection is back.
+        if self._jet.connection.is_connected:
+            try:
+                await self._jet.connection.publish(subject, data, headers=headers)
+            except nats.errors.Error:
+                return
+
+
+def _place(held: tuple[int, int, Arrival]) -> tuple[int, int]:
+    return held[:2]

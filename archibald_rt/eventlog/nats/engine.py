@@ -1,0 +1,216 @@
+"""The event log in a stream of NATS JetStream, which several servers append to.
+
+One consumer for the whole server, the *spine*, brings every durable event in order; what was
+dispatched before comes from Direct Gets. The stream keeps to the limits by itself.
+"""
+
+from collections.abc import Callable, Sequence
+
+from archibald_rt.errors import LogError, LogUnavailableError
+from archibald_rt.eventlog.base import KeyConflict, Lasts, Page, Retention, Stored, Turn
+from archibald_rt.eventlog.nats.appending import MOST, Appender
+from archibald_rt.eventlog.nats.arrivals import Arrivals
+from archibald_rt.eventlog.nats.definition import (
+    Opened,
+    open_bucket,
+)
+from archibald_rt.eventlog.nats.follower import Follower
+from archibald_rt.eventlog.nats.jet import Jet, Message
+from archibald_rt.eventlog.nats.names import Names
+from archibald_rt.eventlog.nats.reading import Reader
+from archibald_rt.eventlog.nats.state import State
+from archibald_rt.events import Emission
+from archibald_rt.revocations import Revocation
+
+
+class NatsLog:
+    """The `EventLog` in a stream; made by `opening.open_nats`."""
+
+    def __init__(self, jet: Jet, names: Names, opened: Opened) -> None:
+        self._jet = jet
+        self._names = names
+        self._opened = opened
+        self._arrivals = Arrivals(jet, names, position=opened.last)
+        self._state = State(jet, names.stream, revoked=self._revoked, erased=self._erased)
+        self._appender = Appender(jet, names)
+        self._reader = Reader(jet, names, self._state, cap=opened.cap, replicas=opened.replicas)
+        self._size = 0
+        self._spine = Follower(
+            jet,
+            names.stream,
+            names.events,
+            self._arrivals.durable,
+            after=opened.last,
+            doubted=self._doubted,
+            broken=self._broken,
+        )
+        self._changes = Follower(
+            jet,
+            self._state.bucket,
+            self._state.subjects,
+            self._state.hear,
+            after=0,
+            doubted=self._doubted,
+            broken=self._broken,
+        )
+
+    async def start(self) -> None:
+        """Follow the stream and the bucket. Raises `LogError`."""
+        opened = self._opened
+        await open_bucket(
+            self._jet, self._state.bucket, self._state.subjects, replicas=opened.replicas
+        )
+        connection, arrivals = self._jet.connection, self._arrivals
+        await connection.subscribe(self._names.transients, cb=arrivals.transient)
+        await connection.subscribe(self._names.kick, cb=arrivals.kicked)
+        await self._spine.start()
+        await self._changes.start()
+        await self._changes.caught_up()
+
+    def reconnected(self) -> None:
+        """Go on after the connection was lost."""
+        self._spine.restart()
+        self._changes.restart()
+
+    def disconnected(self) -> None:
+        """Take note that the connection was lost."""
+        self._doubted(LogUnavailableError("the log is unavailable: not connected to NATS"))
+
+    @property
+    def peers(self) -> Arrivals:
+        """See `EventLog.peers`."""
+        return self._arrivals
+
+    @property
+    def most(self) -> int:
+        """See `EventLog.most`."""
+        return MOST
+
+    @property
+    def epoch(self) -> str:
+        """See `EventLog.epoch`."""
+        return self._opened.epoch
+
+    @property
+    def head(self) -> int:
+        """See `EventLog.head`."""
+        return self._arrivals.position
+
+    @property
+    def last_stamp_ms(self) -> int:
+        """See `EventLog.last_stamp_ms`."""
+        return self._opened.last_ms
+
+    async def append(
+        self, groups: Sequence[Sequence[Emission]]
+    ) -> list[list[Stored] | KeyConflict]:
+        """See `EventLog.append`."""
+        return await self._appender.append(groups)
+
+    async def page(
+        self,
+        user: str,
+        *,
+        after: int,
+        through: int,
+        max_events: int,
+        max_bytes: int,
+        later_than: int | None = None,
+    ) -> Page:
+        """See `EventLog.page`."""
+        return await self._reader.page(
+            user,
+            after=after,
+            through=through,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            later_than=later_than,
+        )
+
+    async def first(self, user: str) -> int | None:
+        """See `EventLog.first`."""
+        return await self._reader.first(user)
+
+    async def lasts(self, count: int) -> Lasts:  # noqa: ARG002 - nothing is known without reading it all
+        """See `EventLog.lasts`: nothing is known of what was before the start."""
+        return Lasts(self._opened.last, [])
+
+    def deleted_through(self, user: str) -> int:
+        """See `EventLog.deleted_through`: what is at hand is delivered unless it was erased."""
+        return self._state.erased(user)
+
+    async def probe(self) -> None:
+        """See `EventLog.probe`."""
+        if not (self._spine.alive and self._changes.alive):
+            raise LogUnavailableError("the log is unavailable: no events come from JetStream")
+        await self._jet.store([Message(self._names.probe, b"")])
+
+    async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
+        """See `EventLog.prune`: the stream does it by itself."""
+
+    async def erase(self, user: str, turn: Turn) -> int:
+        """See `EventLog.erase`."""
+        erased = 0
+
+        async def step() -> int:
+            nonlocal erased
+            stream, subject = self._names.stream, self._names.durable(user)
+            last = await self._jet.last(stream, subject)
+            if last is None:
+                return 0
+            # That it will be gone has to be known before it is.
+            await self._state.erase(user, last.seq)
+            for filtered in (subject, self._names.keys_of(user)):
+                body = {"filter": filtered, "seq": last.seq + 1}
+                answer = await self._jet.ask(f"STREAM.PURGE.{stream}", body)
+                if filtered == subject and answer is not None:
+                    erased = answer["purged"]
+            return erased
+
+        await turn(step)
+        return erased
+
+    async def revocations(self) -> Sequence[Revocation]:
+        """See `EventLog.revocations`."""
+        return self._state.revocations
+
+    async def revoke(self, revocation: Revocation, turn: Turn) -> None:
+        """See `EventLog.revoke`."""
+
+        async def step() -> int:
+            await self._state.revoke(revocation)
+            return 0
+
+        await turn(step)
+
+    async def forget_revoked(self, expired_before: int, turn: Turn) -> None:  # noqa: ARG002 - no order to keep
+        """See `EventLog.forget_revoked`."""
+        await self._state.forget(expired_before)
+
+    async def size(self) -> int:
+        """See `EventLog.size`: the last known where JetStream can't be asked."""
+        try:
+            info = await self._jet.ask(f"STREAM.INFO.{self._names.stream}")
+        except LogUnavailableError:
+            return self._size
+        if info is not None:
+            self._size = info["state"]["bytes"]
+        return self._size
+
+    async def close(self) -> None:
+        """See `EventLog.close`."""
+        for follower in (self._spine, self._changes):
+            await follower.close()
+        await self._jet.connection.close()
+
+    def _revoked(self, revocation: Revocation) -> None:
+        self._arrivals.hooks.revoked(revocation)
+
+    def _erased(self) -> None:
+        self._arrivals.hooks.erased()
+
+    def _doubted(self, error: LogError) -> None:
+        self._arrivals.hooks.doubted(error)
+
+    def _broken(self, error: BaseException) -> None:
+        self._arrivals.hooks.broken(error)

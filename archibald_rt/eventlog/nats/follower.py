@@ -1,0 +1,211 @@
+"""Following a stream: every message of some subjects, once, in order, for as long as it takes.
+
+An ordered consumer of our own. The client's starts at the first message of all when it is made
+anew before it has had one, and tells nobody that the stream went on without it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from archibald_rt.errors import LogBrokenError, LogError, LogUnavailableError
+from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, Got, Jet
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
+
+HEARTBEAT = 1.0
+"""Every how many seconds the server says that it is there, where nothing else comes."""
+
+MISSED = 4
+"""How many heartbeats may be missed before a consumer is made anew."""
+
+RETRY = 0.25
+"""After how many seconds it is tried again."""
+
+_SHORT = 9
+_NANOSECONDS = 1_000_000_000
+
+
+class Follower:
+    """Follows the messages of a stream after a seq; `start` it, and `close` it at the end.
+
+    ``take`` is awaited with each of them. ``doubted`` is called when none can come, ``broken``
+    when some that were not taken are gone.
+    """
+
+    def __init__(
+        self,
+        jet: Jet,
+        stream: str,
+        subject: str,
+        take: Callable[[Got], Awaitable[None]],
+        *,
+        after: int,
+        doubted: Callable[[LogError], None],
+        broken: Callable[[BaseException], None],
+    ) -> None:
+        self._jet = jet
+        self._stream = stream
+        self._subject = subject
+        self._take = take
+        self.position = after
+        """The seq of the last message that was taken, or where it began."""
+        # How many messages there were to come when the consumer was made.
+        self._pending = 0
+        self._moved = asyncio.Event()
+        self._doubted = doubted
+        self._broken = broken
+        self._consumer = ""
+        self._place = 0
+        self._heard = 0.0
+        self._anew = asyncio.Event()
+        self._subscription: Subscription | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether messages come, as far as is known."""
+        return bool(self._consumer) and self._jet.connection.is_connected
+
+    async def start(self) -> None:
+        """Begin. Raises `LogError` if it can't."""
+        await self._consume()
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def caught_up(self) -> None:
+        """Wait until all is taken that there was at the start. Raises `LogUnavailableError`."""
+        while self._place < self._pending:
+            self._moved.clear()
+            try:
+                await asyncio.wait_for(self._moved.wait(), ANSWER_WITHIN)
+            except TimeoutError:
+                raise LogUnavailableError("JetStream did not send all of a stream") from None
+
+    def restart(self) -> None:
+        """Have the consumer made anew: the connection was lost meanwhile."""
+        self._anew.set()
+
+    async def close(self) -> None:
+        """Follow no more. Calling it again does nothing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._leave()
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await asyncio.wait_for(self._anew.wait(), HEARTBEAT)
+            except TimeoutError:
+                if loop.time() - self._heard < HEARTBEAT * MISSED:
+                    continue
+            self._anew.clear()
+            try:
+                await self._leave()
+                await self._consume()
+            except LogBrokenError as error:
+                self._broken(error)
+                return
+            except LogError as error:
+                self._doubted(error)
+                self._anew.set()
+                await asyncio.sleep(RETRY)
+
+    async def _consume(self) -> None:
+        """Have the server send what is after the position."""
+        name = token_hex(8)
+        inbox = self._jet.connection.new_inbox()
+        self._place, self._consumer = 0, name
+        self._heard = asyncio.get_running_loop().time()
+        try:
+            self._subscription = await self._jet.connection.subscribe(inbox, cb=self._on_message)
+        except nats.errors.Error as error:
+            raise LogUnavailableError(f"the log is unavailable: {error}") from None
+        config = {
+            "name": name,
+            "deliver_subject": inbox,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self.position + 1,
+            "filter_subject": self._subject,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "flow_control": True,
+            "idle_heartbeat": int(HEARTBEAT * _NANOSECONDS),
+            "inactive_threshold": int(HEARTBEAT * MISSED * _NANOSECONDS),
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        made = await self._jet.ask(
+            f"CONSUMER.CREATE.{self._stream}.{name}",
+            {"stream_name": self._stream, "config": config, "action": "create"},
+        )
+        if made is None:
+            raise LogBrokenError(f"the stream {self._stream} was deleted")
+        self._pending = made["num_pending"]
+        await self._check_gap()
+
+    async def _check_gap(self) -> None:
+        """Raise `LogBrokenError` where messages were deleted before they could be taken."""
+        position = self.position
+        info = await self._jet.ask(f"STREAM.INFO.{self._stream}")
+        if info is None:
+            raise LogBrokenError(f"the stream {self._stream} was deleted")
+        state = info["state"]
+        if state["last_seq"] < position:
+            raise LogBrokenError(
+                f"the stream {self._stream} ends at {state['last_seq']} and was read up to"
+                f" {position}: it was made anew or has lost events"
+            )
+        if state["first_seq"] > max(position, self.position) + 1:
+            raise LogBrokenError(
+                f"the stream {self._stream} begins at {state['first_seq']} and was read up to"
+                f" {position}: it went on without this server for longer than it keeps events"
+            )
+
+    async def _leave(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        self._consumer = ""
+        if subscription is not None and self._jet.connection.is_connected:
+            await subscription.unsubscribe()
+
+    async def _on_message(self, message: Msg) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        headers = message.headers
+        if headers is not None and headers.get("Status") == "100":
+            if message.reply:
+                await self._answer(message.reply)
+            # A heartbeat says how many were sent.
+            sent = headers.get("Nats-Last-Consumer")
+            if sent is not None and int(sent) > self._place:
+                self._anew.set()
+            if (stalled := headers.get("Nats-Consumer-Stalled")) is not None:
+                await self._answer(stalled)
+            return
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<place>.<time>.<pending>; or with a domain
+        # and an account before the stream, and more behind.
+        parts = message.reply.split(".")
+        begin = 3 if len(parts) == _SHORT else 5
+        consumer, _, seq_text, place_text = parts[begin : begin + 4]
+        seq, place = int(seq_text), int(place_text)
+        if consumer != self._consumer:
+            return
+        if place != self._place + 1:
+            self._anew.set()
+            return
+        if seq > self.position:
+            await self._take(Got(seq, message.subject, message.data))
+            self.position = seq
+        # It may have been made anew meanwhile.
+        if consumer == self._consumer:
+            self._place = place
+        self._moved.set()
+
+    async def _answer(self, reply: str) -> None:
+        if self._jet.connection.is_connected:
+            await self._jet.connection.publish(reply)

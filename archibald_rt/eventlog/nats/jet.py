@@ -1,0 +1,201 @@
+"""What JetStream is asked, and what its errors mean for a running server.
+
+The client's own JetStream calls know neither atomic batches nor Direct Gets of several messages,
+and hide which of a server's answers mean that nothing was stored; its connection is used as it
+is.
+"""
+
+import asyncio
+import json
+from base64 import b64decode
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from secrets import token_hex
+from typing import Any
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+
+from archibald_rt.errors import LogUnavailableError, LogUncertainError
+
+ANSWER_WITHIN = 5.0
+"""For how many seconds an answer is waited for: a new leader takes 4 to 6."""
+
+_WRONG_SEQUENCE = frozenset({10071, 10164})
+_NOT_FOUND = frozenset({10037, 10059})
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """What is to be stored; with ``expected`` only if that is the subject's last seq (0: none)."""
+
+    subject: str
+    data: bytes
+    expected: int | None = None
+
+
+class Got(msgspec.Struct, frozen=True, gc=False):
+    """What is stored."""
+
+    seq: int
+    subject: str
+    data: bytes
+
+
+class SequenceError(Exception):
+    """Nothing was stored: a subject's last seq was not the one that was expected."""
+
+
+class Jet:
+    """JetStream on one connection.
+
+    What asks raises `LogUnavailableError`; what stores also `LogUncertainError`.
+    """
+
+    def __init__(self, connection: Client) -> None:
+        self.connection = connection
+
+    async def ask(self, what: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """Ask the API, whose leader answers; None for what is not there."""
+        data = b"" if body is None else json.dumps(body).encode()
+        try:
+            answer = json.loads(await self._request(f"$JS.API.{what}", data))
+        except nats.errors.TimeoutError:
+            raise LogUnavailableError(f"JetStream did not answer {what} in time") from None
+        error = answer.get("error")
+        if error is None:
+            found: dict[str, Any] = answer
+            return found
+        if error.get("err_code") in _NOT_FOUND:
+            return None
+        raise LogUnavailableError(f"JetStream refused {what}: {error.get('description')}")
+
+    async def store(self, messages: Sequence[Message]) -> int:
+        """Store messages, all of them or none, one behind the other; returns the last seq.
+
+        Raises `SequenceError` where an expectation was not met.
+        """
+        # A batch costs 5 ms more than a message: the server stages it on disk.
+        batch = {"Nats-Batch-Id": token_hex(16)} if len(messages) > 1 else {}
+        try:
+            for place, message in enumerate(messages, 1):
+                headers = {**batch}
+                if batch:
+                    headers["Nats-Batch-Sequence"] = str(place)
+                if message.expected is not None:
+                    headers[_EXPECTED] = str(message.expected)
+                if place == len(messages):
+                    break
+                self._require_connection()
+                await self.connection.publish(message.subject, message.data, headers=headers)
+            if batch:
+                headers["Nats-Batch-Commit"] = "1"
+            answer = json.loads(await self._request(message.subject, message.data, headers))
+        except nats.errors.TimeoutError:
+            raise LogUncertainError("JetStream did not acknowledge in time") from None
+        except nats.errors.Error as error:
+            # It ended before the batch was committed.
+            raise LogUnavailableError(_explained(error)) from None
+        refusal = answer.get("error")
+        if refusal is None:
+            seq: int = answer["seq"]
+            return seq
+        if refusal.get("err_code") in _WRONG_SEQUENCE:
+            raise SequenceError(refusal.get("description"))
+        raise LogUnavailableError(f"JetStream refused to store: {refusal.get('description')}")
+
+    async def last(self, stream: str, subject: str) -> Got | None:
+        """Return the last message of a subject, as the leader has it."""
+        return await self._get(stream, {"last_by_subj": subject})
+
+    async def first(self, stream: str, subject: str, *, after: int = 0) -> Got | None:
+        """Return the first message of a subject after a seq, as the leader has it."""
+        return await self._get(stream, {"next_by_subj": subject, "seq": after + 1})
+
+    async def get(self, stream: str, seq: int) -> Got | None:
+        """Return the message of a seq, as the leader has it."""
+        return await self._get(stream, {"seq": seq})
+
+    async def _get(self, stream: str, body: Mapping[str, Any]) -> Got | None:
+        answer = await self.ask(f"STREAM.MSG.GET.{stream}", body)
+        if answer is None:
+            return None
+        message = answer["message"]
+        return Got(message["seq"], message["subject"], b64decode(message.get("data", "")))
+
+    async def read(
+        self, stream: str, subject: str, *, after: int, count: int, max_bytes: int
+    ) -> tuple[list[Got], bool]:
+        """Read a subject's messages after a seq from any replica, which may be behind.
+
+        Returns some of them, at most so many, at least one where there is one, and whether the
+        replica has more.
+        """
+        body = {
+            "next_by_subj": subject,
+            "seq": after + 1,
+            "batch": count,
+            "max_bytes": max(1, max_bytes),
+        }
+        found: list[Got] = []
+        async with self._inbox() as (inbox, answers):
+            try:
+                await self.connection.publish(
+                    f"$JS.API.DIRECT.GET.{stream}", json.dumps(body).encode(), reply=inbox
+                )
+                while True:
+                    message = await asyncio.wait_for(answers.get(), ANSWER_WITHIN)
+                    headers = message.headers or {}
+                    if "Nats-Sequence" not in headers:
+                        break
+                    found.append(
+                        Got(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
+                    )
+            except TimeoutError:
+                raise LogUnavailableError("JetStream did not answer a read in time") from None
+            except nats.errors.Error as error:
+                raise LogUnavailableError(_explained(error)) from None
+        status = headers.get("Status")
+        if status == "204":
+            return found, int(headers.get("Nats-Num-Pending", "0")) > 0
+        if status == "404":
+            return found, False
+        raise LogUnavailableError(f"JetStream refused a read: {status}")
+
+    @asynccontextmanager
+    async def _inbox(self) -> AsyncIterator[tuple[str, "asyncio.Queue[Any]"]]:
+        self._require_connection()
+        answers: asyncio.Queue[Any] = asyncio.Queue()
+        inbox = self.connection.new_inbox()
+        subscription = await self.connection.subscribe(inbox, cb=answers.put)
+        try:
+            yield inbox, answers
+        finally:
+            if self.connection.is_connected:
+                await subscription.unsubscribe()
+
+    async def _request(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        self._require_connection()
+        try:
+            answer = await self.connection.request(
+                subject, data, timeout=ANSWER_WITHIN, headers=dict(headers) if headers else None
+            )
+        except nats.errors.TimeoutError:
+            raise
+        except nats.errors.Error as error:
+            raise LogUnavailableError(_explained(error)) from None
+        return answer.data
+
+    def _require_connection(self) -> None:
+        # What is published now would wait for the connection, and be stored after its answer.
+        if not self.connection.is_connected:
+            raise LogUnavailableError("the log is unavailable: not connected to NATS")
+
+
+def _explained(error: nats.errors.Error) -> str:
+    if isinstance(error, nats.errors.NoRespondersError):
+        return "the log is unavailable: JetStream has no leader for it"
+    return f"the log is unavailable: {error}"
