@@ -1,6 +1,7 @@
 """Real NATS servers for tests, as processes of their own."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -57,6 +58,10 @@ class NatsServer:
             self._process.kill()
             self._process.wait(PATIENCE)
             self._process = None
+
+    def forget(self) -> None:
+        """Lose all that it has stored; while it is not running."""
+        shutil.rmtree(self._folder / "jetstream")
 
 
 @contextmanager

@@ -1,0 +1,304 @@
+"""Several servers on one log in JetStream, as devices and back ends see them."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from natsservers import NatsServer, nats_server
+from support import Device, Harness, eventually, harness, problem_of, silenced, token
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(folder: Path, overrides: Mapping[str, str]) -> AsyncIterator[Harness]:
+    """Run a server, and close at the end what was connected to it."""
+    async with AsyncExitStack() as devices, harness(folder, overrides) as server:
+        plainly = server.open
+
+        async def opened(*args: Any, **options: Any) -> Device:
+            return await devices.enter_async_context(await plainly(*args, **options))
+
+        server.open = opened  # type: ignore[method-assign]  # where all are made
+        yield server
+        await devices.aclose()
+
+
+@asynccontextmanager
+async def two(
+    folder: Path, nats: NatsServer, **settings: str
+) -> AsyncIterator[tuple[Harness, Harness]]:
+    """Run two servers on a log of their own."""
+    overrides = {key.replace("__", "."): text for key, text in settings.items()}
+    overrides |= {
+        "log.engine": "nats",
+        "nats.servers": nats.url,
+        "nats.stream": folder.name,
+    }
+    async with serving(folder, overrides) as first, serving(folder, overrides) as second:
+        yield first, second
+
+
+async def until_payload(device: Device, payload: object) -> list[dict[str, Any]]:
+    """Return what comes up to an event with a payload."""
+    seen = []
+    while not seen or seen[-1].get("payload") != payload:
+        seen.append(await device.next())
+    return seen
+
+
+def job(payload: object, **more: object) -> dict[str, object]:
+    return {"userId": "u", "type": "JOB", "payload": payload, **more}
+
+
+@pytest.mark.gen_test
+async def test_devices_on_two_servers_get_what_both_emit_in_one_order(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as servers:
+        devices = [await each.connect("u") for each in servers]
+        for device in devices:
+            await device.take(2)
+
+        async def emit(at: Harness, name: str) -> list[str]:
+            answers = []
+            for number in range(30):
+                if number % 10 == 5:
+                    batch = [job(f"{name}{number}"), job(f"{name}{number}+")]
+                    answers += (await at.emit(batch))["results"]
+                else:
+                    answers.append(await at.emit(job(f"{name}{number}")))
+            assert all(answer["delivered"] == 1 for answer in answers)
+            return [answer["id"] for answer in answers]
+
+        ids = await asyncio.gather(
+            *(emit(at, name) for at, name in zip(servers, "ab", strict=True))
+        )
+        wanted = sorted((id_ for each in ids for id_ in each), key=_seq)
+        for device in devices:
+            messages = await device.take(len(wanted))
+            assert [message["id"] for message in messages] == wanted
+            assert [message["prev"] for message in messages[1:]] == wanted[:-1]
+        # What the other server replays is the same.
+        for server in servers:
+            device = await server.connect("u", lastEventId=wanted[9])
+            await device.next()
+            assert [each["id"] for each in await device.take(len(wanted) - 10)] == wanted[10:]
+            assert (await device.next())["type"] == "rt.live"
+
+
+def _seq(cursor: str) -> int:
+    return int(cursor.partition(":")[2])
+
+
+@pytest.mark.gen_test
+async def test_transient_events_come_to_the_devices_of_other_servers_in_their_place(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as (first, second):
+        device, stranger = await second.connect("u"), await second.connect("v")
+        await device.take(2)
+        await stranger.take(2)
+        for number in range(20):
+            await first.emit(job(f"durable {number}"))
+            await first.emit(job(f"transient {number}", durable=False))
+        await first.emit({"type": "ALL", "payload": "end"}, "broadcast")
+        seen = [each["payload"] for each in await until_payload(device, "end")]
+        # A transient one may be lost where a later durable one was there first, and is never
+        # before the durable one it follows, or doubled.
+        wanted = [f"{kind} {number}" for number in range(20) for kind in ("durable", "transient")]
+        assert [each for each in wanted if each in seen] == seen[:-1]
+        assert {each for each in wanted if each.startswith("durable")} <= set(seen)
+        assert await stranger.next() == {**device.seen[-1]}
+
+
+@pytest.mark.gen_test
+async def test_a_key_used_at_two_servers_at_once_is_stored_once(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as servers:
+        for number in range(5):
+            answers = await asyncio.gather(
+                *(each.emit(job(number, key=f"k{number}")) for each in servers)
+            )
+            assert sorted(each["duplicate"] for each in answers) == [False, True]
+            assert answers[0]["id"] == answers[1]["id"]
+        other = await servers[1].post(
+            "/internal/emit", json.dumps(job("another", key="k0")).encode()
+        )
+        assert other.code == 409
+
+
+@pytest.mark.gen_test
+async def test_history_beyond_the_limit_is_told_by_every_server(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared, log__max_events_per_user="5") as (first, second):
+        ids = [(await first.emit(job(number)))["id"] for number in range(5)]
+        # As many as are kept: nothing is missing.
+        device = await second.connect("u", lastEventId=ids[0])
+        assert [each["type"] for each in await device.take(6)] == [
+            "rt.welcome",
+            *["JOB"] * 4,
+            "rt.live",
+        ]
+        ids += [(await first.emit(job(number)))["id"] for number in range(5, 8)]
+        # Three are gone; who had those misses nothing.
+        device = await second.connect("u", lastEventId=ids[2])
+        assert [each.get("id") for each in await device.take(7)] == [None, *ids[3:], None]
+        # What was dispatched a moment ago is at hand; whoever comes from before it is told.
+        async with serving(tmp_path, _again(second)) as third:
+            device = await third.connect("u", lastEventId=ids[0])
+            _, gap, *events, _ = await device.take(8)
+            assert gap["type"] == "rt.gap"
+            assert gap["payload"] == {
+                "requested": ids[0],
+                "missingThrough": ids[2],
+                "reason": "expired",
+            }
+            assert [each["id"] for each in events] == ids[3:]
+
+
+def _again(like: Harness) -> dict[str, str]:
+    nats = like.settings.nats
+    overrides = {"log.engine": "nats", "nats.servers": nats.servers[0], "nats.stream": nats.stream}
+    return overrides | {"log.max_events_per_user": str(like.settings.log.max_events_per_user)}
+
+
+@pytest.mark.gen_test
+async def test_what_is_erased_at_one_server_comes_from_none(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as (first, second):
+        ids = [(await second.emit(job(number)))["id"] for number in range(3)]
+        await first.emit({"type": "ALL", "payload": 9, "durable": True}, "broadcast")
+        answer = await first.delete("/internal/users/u/events")
+        assert json.loads(answer.body) == {"erased": 3}
+        for server in (first, second):
+
+            async def told(server: Harness = server) -> bool:
+                device = await server.connect("u", lastEventId=ids[0])
+                _, second_message = await device.take(2)
+                return second_message["type"] == "rt.gap"
+
+            # It is known at the others a moment later.
+            await eventually(told)
+            device = await server.connect("u", lastEventId=ids[0])
+            _, gap, event, live = await device.take(4)
+            assert gap["payload"]["missingThrough"] == ids[2]
+            assert (event["payload"], live["type"]) == (9, "rt.live")
+
+
+@pytest.mark.gen_test
+async def test_who_is_revoked_at_one_server_is_cut_off_and_refused_at_all(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as (first, second):
+        here, there = await first.connect("u"), await second.connect("u")
+        other = await second.connect("v")
+        path = "/internal/users/u/disconnect"
+        answer = await first.post(path, b'{"revokeBefore":"2100-01-01T00:00:00Z"}')
+        assert json.loads(answer.body) == {"disconnected": 1}
+        assert await here.closed() == (4002, "Disconnected")
+        assert await there.closed() == (4002, "Disconnected")
+        for server in (first, second):
+            assert await (await server.connect("u")).closed() == (1008, "Authentication failed")
+        revoked = await first.open({"token": token("w", jti="t1")})
+        body = b'{"jti":"t1","expires":"2100-01-01T00:00:00Z"}'
+        assert (await second.post("/internal/tokens/revoke", body)).code == 200
+        assert await revoked.closed() == (4002, "Disconnected")
+        # A kick alone goes to the others as well.
+        assert (await first.post("/internal/users/v/disconnect", b"{}")).code == 200
+        assert await other.closed() == (4002, "Disconnected")
+        # Whoever starts later knows of it.
+        async with serving(tmp_path, _again(first)) as third:
+            assert await (await third.connect("u")).closed() == (1008, "Authentication failed")
+
+
+@pytest.mark.gen_test
+async def test_a_batch_larger_than_the_engine_takes_is_refused_whole(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as (first, _):
+        batch = [job(number) for number in range(1001)]
+        answer = await first.post("/internal/emit", json.dumps(batch).encode())
+        assert answer.code == 413
+        assert "1000" in problem_of(answer)["detail"]
+        answers = (await first.emit(batch[1:]))["results"]
+        assert len({each["id"] for each in answers}) == 1000
+
+
+@pytest.mark.gen_test
+async def test_an_outage_of_nats_refuses_emissions_and_keeps_the_devices(tmp_path: Path) -> None:
+    with nats_server(tmp_path / "nats") as nats, silenced("archibald_rt.commits"):
+        async with two(tmp_path, nats) as servers:
+            devices = [await each.connect("u") for each in servers]
+            for device in devices:
+                await device.take(2)
+            ids = [(await servers[0].emit(job("before")))["id"]]
+            nats.kill()
+            for server in servers:
+
+                async def unready(server: Harness = server) -> bool:
+                    return (await server.get("/readyz", public=True)).code == 503
+
+                await eventually(unready)
+                assert (await server.get("/healthz", public=True)).code == 200
+                refused = await server.post("/internal/emit", json.dumps(job("lost")).encode())
+                assert refused.code == 503
+                assert "Retry-After" in refused.headers
+                # What needs no log goes on.
+                answer = await server.emit(job("transient", durable=False))
+                assert answer["delivered"] == 1
+                assert (await server.stats())["log"]["fault"]
+                late = await server.connect("u", lastEventId="earliest")
+                assert await late.closed() == (1013, "Log unavailable")
+            nats.start()
+            for server in servers:
+
+                async def ready(server: Harness = server) -> bool:
+                    return (await server.get("/readyz", public=True)).code == 200
+
+                await eventually(ready)
+            ids += [(await server.emit(job("after")))["id"] for server in servers]
+            for device in devices:
+                seen = await until_payload(device, "after")
+                seen += await until_payload(device, "after")
+                assert [each["id"] for each in seen if "id" in each] == ids
+                assert all(each["payload"] != "lost" for each in seen)
+
+
+@pytest.mark.gen_test
+async def test_a_stream_that_was_made_anew_ends_the_servers(tmp_path: Path) -> None:
+    with nats_server(tmp_path / "nats") as nats, silenced("archibald_rt.commits"):
+        async with two(tmp_path, nats) as servers:
+            for number in range(3):
+                await servers[0].emit(job(number))
+            nats.kill()
+            nats.forget()
+            nats.start()
+            for server in servers:
+                await eventually(lambda server=server: server.server.shutdown.fault)
+
+
+def test_a_server_with_sqlite_imports_nothing_of_nats() -> None:
+    script = (
+        "import sys; import archibald_rt.cli; import archibald_rt.service;"
+        " print([name for name in sys.modules if name.partition('.')[0] == 'nats'"
+        " or name.startswith('archibald_rt.eventlog.nats')])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[]\n"
