@@ -13,13 +13,18 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from archibald_rt.ends import Feed, Outbox, Resume
+from archibald_rt.errors import LogUnavailableError
 from archibald_rt.eventlog import EventLog
+from archibald_rt.eventlog.peers import Peers
 from archibald_rt.events import EARLIEST, Cursor, Event
 from archibald_rt.held import HeldEvents
 from archibald_rt.messages import GapReason
 from archibald_rt.protocol import FRAMING, Dialect, Frames
 from archibald_rt.tracing import Trace
 from archibald_rt.writer import Writer
+
+# How often it is looked whether this server is as far as another, every so many seconds.
+_LOOKS, _LOOK_EVERY = 250, 0.02
 
 # How much of a cursor that can't be read is told back.
 _REQUESTED_SHOWN = 200
@@ -175,10 +180,27 @@ class Session(Writer):
                 if not self._join_at_once():
                     self._start_pump(self._catch_up())
                 return
+            if self._log.peers is not None:
+                self._start_pump(self._resume_ahead(self._log.peers, cursor))
+                return
             reason: GapReason = "ahead"
         else:
             reason = "epoch"
         self._start_pump(self._seek(event_id, None if event_id == EARLIEST else reason))
+
+    async def _resume_ahead(self, peers: Peers, cursor: Cursor) -> None:
+        """Begin at a cursor of a server that is further, once this one is there."""
+        if not await peers.has(cursor.seq):
+            await self._seek(str(cursor), "ahead")
+            return
+        for _ in range(_LOOKS):
+            if cursor.seq <= self._feed.dispatched:
+                self.position = self._read = cursor.seq
+                self._welcome(replay=True)
+                await self._catch_up()
+                return
+            await asyncio.sleep(_LOOK_EVERY)
+        raise LogUnavailableError("this server is behind the one that the device was at")
 
     async def _seek(self, event_id: str, reason: GapReason | None) -> None:
         """Welcome a device just below the first event that is retained, and catch up."""

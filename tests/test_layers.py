@@ -203,7 +203,7 @@ ALONE = {
     "ends": {"budget", "events", "measures"},
     "writer": {"ends", "events", "held", "protocol", "timestamps"},
     "session": {
-        *("ends", "eventlog", "events", "held", "messages", "protocol", "tracing", "writer"),
+        *("ends", "errors", "eventlog", "events", "held", "messages", "protocol", "tracing", "writer"),
     },
     "watcher": {"messages", "sse", "timestamps", "traffic"},
     "tap": {"errors", "events", "messages", "sse", "timestamps", "traffic", "watcher"},

@@ -4,13 +4,14 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from archibald_rt.server import Server
 from natsservers import NatsServer, nats_server
 from support import Device, Harness, eventually, harness, problem_of, silenced, token
 
@@ -52,7 +53,7 @@ async def two(
 
 async def until_payload(device: Device, payload: object) -> list[dict[str, Any]]:
     """Return what comes up to an event with a payload."""
-    seen = []
+    seen: list[dict[str, Any]] = []
     while not seen or seen[-1].get("payload") != payload:
         seen.append(await device.next())
     return seen
@@ -190,7 +191,7 @@ async def test_what_is_erased_at_one_server_comes_from_none(
             async def told(server: Harness = server) -> bool:
                 device = await server.connect("u", lastEventId=ids[0])
                 _, second_message = await device.take(2)
-                return second_message["type"] == "rt.gap"
+                return bool(second_message["type"] == "rt.gap")
 
             # It is known at the others a moment later.
             await eventually(told)
@@ -288,8 +289,12 @@ async def test_a_stream_that_was_made_anew_ends_the_servers(tmp_path: Path) -> N
             nats.kill()
             nats.forget()
             nats.start()
-            for server in servers:
-                await eventually(lambda server=server: server.server.shutdown.fault)
+            await eventually(lambda: all(_faults(servers)))
+
+
+def _faults(servers: Sequence[Harness]) -> list[BaseException | None]:
+    running = [each.server for each in servers]
+    return [each.shutdown.fault for each in running if isinstance(each, Server)]
 
 
 def test_a_server_with_sqlite_imports_nothing_of_nats() -> None:

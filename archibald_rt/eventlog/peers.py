@@ -62,6 +62,12 @@ class Peers(Protocol):
         taken when it does.
         """
 
+    async def has(self, seq: int) -> bool:
+        """Whether the log is as far as a seq, which need not have arrived here.
+
+        Raises `LogUnavailableError`.
+        """
+
     def defer(self, emission: Emission, after: int) -> None:
         """Have a transient emission of this server arrive when the event ``after`` has."""
 

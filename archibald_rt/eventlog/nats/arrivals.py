@@ -88,6 +88,11 @@ class Arrivals:
             except TimeoutError:
                 return
 
+    async def has(self, seq: int) -> bool:
+        """See `Peers.has`."""
+        info = await self._jet.ask(f"STREAM.INFO.{self._names.stream}")
+        return info is not None and bool(seq <= info["state"]["last_seq"])
+
     def defer(self, emission: Emission, after: int) -> None:
         """See `Peers.defer`."""
         arrival = Arrival(emission, None, after)
