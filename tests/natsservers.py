@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -58,6 +59,16 @@ class NatsServer:
             self._process.kill()
             self._process.wait(PATIENCE)
             self._process = None
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Have it answer nobody for the length of a block, as a network that is cut does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def forget(self) -> None:
         """Lose all that it has stored; while it is not running."""

@@ -281,6 +281,61 @@ async def test_an_outage_of_nats_refuses_emissions_and_keeps_the_devices(tmp_pat
 
 
 @pytest.mark.gen_test
+async def test_an_emission_whose_outcome_is_unknown_is_said_so_and_can_be_retried_by_its_key(
+    tmp_path: Path,
+) -> None:
+    with nats_server(tmp_path / "nats") as nats, silenced("archibald_rt.commits"):
+        async with two(tmp_path, nats) as (first, second):
+            devices = [await each.connect("u") for each in (first, second)]
+            for device in devices:
+                await device.take(2)
+            keyed = json.dumps(job("once", key="k")).encode()
+            with nats.halted():
+                unknown = await first.post("/internal/emit", keyed)
+            assert unknown.code == 504
+            assert problem_of(unknown)["type"] == "outcome-unknown"
+
+            async def stored() -> bool:
+                return (await first.post("/internal/emit", keyed)).code == 200
+
+            await eventually(stored)
+            await second.emit(job("end"))
+            for device in devices:
+                seen = await until_payload(device, "end")
+                assert [each["payload"] for each in seen] == ["once", "end"]
+            # It was no reason to end.
+            assert _faults((first, second)) == [None, None]
+
+
+@pytest.mark.gen_test
+async def test_a_device_comes_back_to_a_server_that_is_behind_the_one_it_was_at(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as (first, second):
+        assert isinstance(second.server, Server)
+        go_on = asyncio.Event()
+
+        async def hold() -> int:
+            await go_on.wait()
+            return 0
+
+        holding = asyncio.ensure_future(second.server._order.between(hold))  # noqa: SLF001 - nothing else holds it up
+        await asyncio.sleep(0)
+        last = (await first.emit(job("unseen there")))["id"]
+        device = await second.connect("u", lastEventId=last)
+        assert (await second.stats())["log"]["dispatched"] < _seq(last)
+        go_on.set()
+        await holding
+        welcome, live = await device.take(2)
+        assert (welcome["payload"]["cursor"], live["type"]) == (last, "rt.live")
+        # One of what nobody has is from the future as ever.
+        epoch, _, seq = last.partition(":")
+        device = await second.connect("u", lastEventId=f"{epoch}:{int(seq) + 10}")
+        _, gap = await device.take(2)
+        assert gap["payload"]["reason"] == "ahead"
+
+
+@pytest.mark.gen_test
 async def test_a_stream_that_was_made_anew_ends_the_servers(tmp_path: Path) -> None:
     with nats_server(tmp_path / "nats") as nats, silenced("archibald_rt.commits"):
         async with two(tmp_path, nats) as servers:
