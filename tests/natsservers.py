@@ -65,6 +65,12 @@ class NatsServer:
         """Have it answer nobody for the length of a block, as a network that is cut does."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + PATIENCE
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        # Each thread stops when it gets to it.
+        while any(_state(task) != "T" for task in tasks.iterdir()):
+            assert time.monotonic() < deadline, "the NATS server runs on"
+            time.sleep(0.001)
         try:
             yield
         finally:
@@ -73,6 +79,10 @@ class NatsServer:
     def forget(self) -> None:
         """Lose all that it has stored; while it is not running."""
         shutil.rmtree(self._folder / "jetstream")
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextmanager

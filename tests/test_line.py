@@ -3,7 +3,7 @@
 import pytest
 
 from archibald_rt import line as line_module
-from archibald_rt.errors import LogUnavailableError, QueueFullError
+from archibald_rt.errors import EmissionError, LogUnavailableError, QueueFullError
 from archibald_rt.events import Emission
 from archibald_rt.line import OVERHEAD, Line
 
@@ -54,6 +54,21 @@ async def test_a_group_ends_when_it_has_reached_its_bytes(monkeypatch: pytest.Mo
     requests = [line.add([emission()]) for _ in range(3)]
     assert line.next_group() == requests[:2]
     assert line.next_group() == requests[2:]
+
+
+@pytest.mark.gen_test
+async def test_a_group_is_no_heavier_than_may_be_and_a_request_that_is_gets_413() -> None:
+    line = Line(max_bytes=0, most=4)
+    two = [emission(), emission(durable=False), emission()]
+    keyed = Emission("u", b"x", "2026-01-01T00:00:00Z", 0, durable=True, key="k")
+    requests = [line.add(two), line.add([keyed]), line.add([emission()]), line.add([keyed] * 2)]
+    with pytest.raises(EmissionError, match="at most 4") as refused:
+        line.add([keyed, keyed, emission()])
+    assert refused.value.status == 413
+    assert line.next_group() == requests[:2]
+    assert line.next_group() == requests[2:3]
+    assert line.next_group() == requests[3:]
+    assert not line
 
 
 @pytest.mark.gen_test

@@ -109,8 +109,9 @@ async def test_transient_events_come_to_the_devices_of_other_servers_in_their_pl
 ) -> None:
     async with two(tmp_path, shared) as (first, second):
         device, stranger = await second.connect("u"), await second.connect("v")
-        await device.take(2)
-        await stranger.take(2)
+        here = await first.connect("u")
+        for each in (device, stranger, here):
+            await each.take(2)
         for number in range(20):
             await first.emit(job(f"durable {number}"))
             await first.emit(job(f"transient {number}", durable=False))
@@ -121,6 +122,8 @@ async def test_transient_events_come_to_the_devices_of_other_servers_in_their_pl
         wanted = [f"{kind} {number}" for number in range(20) for kind in ("durable", "transient")]
         assert [each for each in wanted if each in seen] == seen[:-1]
         assert {each for each in wanted if each.startswith("durable")} <= set(seen)
+        # Where they were emitted all come, and once.
+        assert [each["payload"] for each in await until_payload(here, "end")] == [*wanted, "end"]
         assert await stranger.next() == {**device.seen[-1]}
 
 

@@ -199,6 +199,24 @@ async def test_a_page_later_than_an_instant_skips_what_is_not_and_goes_on(opened
 
 
 @pytest.mark.gen_test
+async def test_pages_later_than_an_instant_hold_nothing_twice_behind_many_that_are_not(
+    opened: Opener,
+) -> None:
+    async with opened() as log:
+        for _ in range(2):
+            await stored(log, *(emission(timestamp=at(5), instant=5) for _ in range(600)))
+        late = [emission(user, timestamp=at(20), instant=20) for user in ("u", None, "u")]
+        wanted = [each.seq for each in await stored(log, *late)]
+        found: list[int] = []
+        after = 0
+        while after < log.head:
+            read = await page(log, after=after, later_than=10)
+            found += seqs(read)
+            after = read.through
+        assert found == wanted
+
+
+@pytest.mark.gen_test
 async def test_a_page_of_events_of_all_sizes_is_within_its_bytes_but_for_the_last(
     opened: Opener,
 ) -> None:

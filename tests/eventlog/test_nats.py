@@ -9,12 +9,13 @@ from typing import Any
 import nats as client
 import pytest
 
-from archibald_rt.errors import LogOpenError, LogUnavailableError
+from archibald_rt.errors import LogBrokenError, LogOpenError, LogUnavailableError
 from archibald_rt.eventlog import Retention, Stored
 from archibald_rt.eventlog.nats.arrivals import UNHEARD
 from archibald_rt.eventlog.nats.definition import require_version
 from archibald_rt.eventlog.nats.engine import NatsLog
-from archibald_rt.eventlog.nats.jet import Jet, Message, SequenceError
+from archibald_rt.eventlog.nats.follower import Follower
+from archibald_rt.eventlog.nats.jet import Got, Jet, Message, SequenceError
 from archibald_rt.eventlog.nats.names import Names, text_of, token
 from archibald_rt.eventlog.nats.opening import open_nats
 from archibald_rt.events import Emission
@@ -178,6 +179,9 @@ async def test_an_erased_user_s_events_and_keys_are_gone_and_others_stay(
         read = await page(log)
         assert (len(read.events), read.lost) == (1, head - 1)
         assert log.deleted_through("u") == head - 1
+        async with jet_of(server) as jet:
+            # Its keys may say something of a user as well.
+            assert await jet.first(tmp_path.name, Names(tmp_path.name).keys_of("u")) is None
         assert (await page(log, "v")).lost == 0
         (again,) = await stored(log, emission("u", "2", key="k"))
         assert not again.duplicate
@@ -254,6 +258,86 @@ async def test_a_transient_event_waits_for_the_durable_one_before_it(
             (None, 3),
             (4, 4),
         ]
+
+
+@pytest.mark.gen_test
+async def test_a_stream_that_went_on_for_too_long_is_not_followed(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    async with open_nats([server.url], name) as log, jet_of(server) as jet:
+        await stored(log, *numbered(["u"] * 5))
+        await jet.ask(f"STREAM.PURGE.{name}", {"seq": 4})
+
+        async def take(_: Got) -> None:
+            return
+
+        def following(after: int) -> Follower:
+            subjects = Names(name).events
+            return Follower(jet, name, subjects, take, after=after, doubted=print, broken=print)
+
+        for after, words in ((2, "went on without this server"), (6, "has lost events")):
+            follower = following(after)
+            with pytest.raises(LogBrokenError, match=words):
+                await follower.start()
+            await follower.close()
+        follower = following(3)
+        await follower.start()
+        await follower.caught_up()
+        assert follower.position == 5
+        await follower.close()
+
+
+@pytest.mark.gen_test
+async def test_a_stream_that_was_made_anew_is_not_taken_for_the_old_one(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    broken: list[object] = []
+    hooks = {each: getattr(UNHEARD, each) for each in UNHEARD.__struct_fields__}
+    async with open_nats([server.url], name) as log, jet_of(server) as jet:
+        log.peers.attach(type(UNHEARD)(**{**hooks, "broken": broken.append}))
+        await stored(log, emission())
+        await jet.ask(f"STREAM.DELETE.{name}")
+        async with open_nats([server.url], name) as other:
+            assert other.epoch != log.epoch
+            await stored(other, *numbered(["u"] * 3))
+            log.reconnected()
+            await eventually(lambda: broken)
+            assert "made anew" in str(broken[0])
+
+
+@pytest.mark.gen_test
+async def test_what_others_put_into_the_stream_stops_nothing(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    async with open_nats([server.url], name) as log, jet_of(server) as jet:
+        for subject in (f"{name}.d.1.u.u%", f"{name}.d.x", f"{name}.d.1.u.u_w"):
+            await jet.store([Message(subject, b"?")])
+        await jet.connection.publish(f"{name}.t.1.u.u%", b"?", headers={"Rt-After": "0"})
+        await jet.connection.publish(f"{name}.t.all", b"?")
+        await jet.store([Message(f"$KV.{name}_state.revoked.user.udQ", b"never")])
+        (last,) = await stored(log, emission())
+        assert last.seq == log.head
+        assert await log.revocations() == []
+
+
+@pytest.mark.gen_test
+async def test_a_log_that_is_followed_anew_misses_and_doubles_nothing(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with open_nats([server.url], tmp_path.name) as log:
+        arrived: list[int] = []
+        for _ in range(20):
+            await log.append([numbered(["u"] * 40)])
+            # Some of them are on their way.
+            log.reconnected()
+            arrived += [each.seq for each in _taken(log)]
+            await asyncio.sleep(0)
+        await eventually(lambda: log.head == 800)
+        arrived += [each.seq for each in _taken(log)]
+        assert arrived == list(range(1, 801))
 
 
 def _taken(log: NatsLog) -> list[Any]:

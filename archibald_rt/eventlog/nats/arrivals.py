@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 import nats.errors
+import structlog
 from nats.aio.msg import Msg
 
 from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, Got, Jet
@@ -20,6 +21,9 @@ HELD = 10_000
 """How many transient events may wait for the durable ones before them; the oldest go first."""
 
 _AFTER, _CONFLATE = "Rt-After", "Rt-Conflate"
+
+
+_logger = structlog.stdlib.get_logger("archibald_rt.eventlog.nats")
 
 
 def nothing(*_: object) -> None:
@@ -44,6 +48,8 @@ class Arrivals:
         self._waiting: deque[Arrival] = deque()
         self._size = 0
         # By the seq they go behind, those of the same one in the order they came.
+        # Where it was when something did not arrive in time: until it moves nobody waits again.
+        self._stood_at: int | None = None
         self._held: list[tuple[int, int, Arrival]] = []
         self._count = 0
         self._moved = asyncio.Event()
@@ -80,12 +86,14 @@ class Arrivals:
                     yield arrival
                     if arrival.seq == seq:
                         return
-            if self.position >= seq or (left := deadline - loop.time()) <= 0:
+            if self.position >= seq or self._stood_at == self.position:
                 return
             self._moved.clear()
             try:
-                await asyncio.wait_for(self._moved.wait(), left)
+                async with asyncio.timeout_at(deadline):
+                    await self._moved.wait()
             except TimeoutError:
+                self._stood_at = self.position
                 return
 
     async def has(self, seq: int) -> bool:
@@ -121,11 +129,15 @@ class Arrivals:
         while self._size > WAITING:
             self._taken.clear()
             await self._taken.wait()
-        user = self._names.user(got.subject)
-        emission = Emission(user, got.data, "", 0, durable=True)
         self._release(got.seq - 1)
         self.position = got.seq
-        self._add(Arrival(emission, got.seq, got.seq))
+        try:
+            emission = Emission(self._names.user(got.subject), got.data, "", 0, durable=True)
+        except ValueError:
+            # Not from one of us. It must not stop what comes after it.
+            _logger.warning("message of no user in the stream", seq=got.seq)
+        else:
+            self._add(Arrival(emission, got.seq, got.seq))
         self._release(got.seq)
         self._moved.set()
 
@@ -133,15 +145,20 @@ class Arrivals:
         """Take an event from another server."""
         headers = message.headers or {}
         conflate = headers.get(_CONFLATE)
-        emission = Emission(
-            self._names.user(message.subject),
-            message.data,
-            "",
-            0,
-            durable=False,
-            conflate=None if conflate is None else bytes.fromhex(conflate).decode(),
-        )
-        self.defer(emission, int(headers.get(_AFTER, "0")))
+        try:
+            emission = Emission(
+                self._names.user(message.subject),
+                message.data,
+                "",
+                0,
+                durable=False,
+                conflate=None if conflate is None else bytes.fromhex(conflate).decode(),
+            )
+            after = int(headers[_AFTER])
+        except (KeyError, ValueError):
+            _logger.warning("transient message of no user")
+            return
+        self.defer(emission, after)
 
     async def kicked(self, message: Msg) -> None:
         """Take a user's name from another server."""

@@ -50,6 +50,7 @@ class NatsLog:
             self._state.subjects,
             self._state.hear,
             after=0,
+            compacted=True,
             doubted=self._doubted,
             broken=self._broken,
         )
@@ -132,8 +133,8 @@ class NatsLog:
         return await self._reader.first(user)
 
     async def lasts(self, count: int) -> Lasts:  # noqa: ARG002 - nothing is known without reading it all
-        """See `EventLog.lasts`: nothing is known of what was before the start."""
-        return Lasts(self._opened.last, [])
+        """See `EventLog.lasts`: nothing is known of what arrived before somebody looked."""
+        return Lasts(self.head, [])
 
     def deleted_through(self, user: str) -> int:
         """See `EventLog.deleted_through`: what is at hand is delivered unless it was erased."""

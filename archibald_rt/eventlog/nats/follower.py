@@ -35,7 +35,8 @@ class Follower:
     """Follows the messages of a stream after a seq; `start` it, and `close` it at the end.
 
     ``take`` is awaited with each of them. ``doubted`` is called when none can come, ``broken``
-    when some that were not taken are gone.
+    when some that were not taken are gone; in a ``compacted`` stream, which keeps the last of each
+    subject, that is as it should be.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Follower:
         take: Callable[[Got], Awaitable[None]],
         *,
         after: int,
+        compacted: bool = False,
         doubted: Callable[[LogError], None],
         broken: Callable[[BaseException], None],
     ) -> None:
@@ -65,7 +67,11 @@ class Follower:
         self._heard = 0.0
         self._anew = asyncio.Event()
         self._subscription: Subscription | None = None
+        self._compacted = compacted
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        # When the stream was made: another one may have the same name.
+        self._created: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -82,7 +88,8 @@ class Follower:
         while self._place < self._pending:
             self._moved.clear()
             try:
-                await asyncio.wait_for(self._moved.wait(), ANSWER_WITHIN)
+                async with asyncio.timeout(ANSWER_WITHIN):
+                    await self._moved.wait()
             except TimeoutError:
                 raise LogUnavailableError("JetStream did not send all of a stream") from None
 
@@ -92,6 +99,7 @@ class Follower:
 
     async def close(self) -> None:
         """Follow no more. Calling it again does nothing."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -99,9 +107,11 @@ class Follower:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        # Some waits of the client lose a cancellation that comes at the wrong moment.
+        while not self._closed:
             try:
-                await asyncio.wait_for(self._anew.wait(), HEARTBEAT)
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._anew.wait()
             except TimeoutError:
                 if loop.time() - self._heard < HEARTBEAT * MISSED:
                     continue
@@ -119,7 +129,7 @@ class Follower:
 
     async def _consume(self) -> None:
         """Have the server send what is after the position."""
-        name = token_hex(8)
+        name, position = token_hex(8), self.position
         inbox = self._jet.connection.new_inbox()
         self._place, self._consumer = 0, name
         self._heard = asyncio.get_running_loop().time()
@@ -131,7 +141,7 @@ class Follower:
             "name": name,
             "deliver_subject": inbox,
             "deliver_policy": "by_start_sequence",
-            "opt_start_seq": self.position + 1,
+            "opt_start_seq": position + 1,
             "filter_subject": self._subject,
             "ack_policy": "none",
             "max_deliver": 1,
@@ -148,21 +158,23 @@ class Follower:
         if made is None:
             raise LogBrokenError(f"the stream {self._stream} was deleted")
         self._pending = made["num_pending"]
-        await self._check_gap()
+        await self._check_gap(position)
 
-    async def _check_gap(self) -> None:
-        """Raise `LogBrokenError` where messages were deleted before they could be taken."""
-        position = self.position
+    async def _check_gap(self, position: int) -> None:
+        """Raise `LogBrokenError` where messages behind a position may have gone unseen."""
         info = await self._jet.ask(f"STREAM.INFO.{self._stream}")
         if info is None:
             raise LogBrokenError(f"the stream {self._stream} was deleted")
+        if info["created"] != (self._created or info["created"]):
+            raise LogBrokenError(f"the stream {self._stream} was made anew")
+        self._created = info["created"]
         state = info["state"]
         if state["last_seq"] < position:
             raise LogBrokenError(
                 f"the stream {self._stream} ends at {state['last_seq']} and was read up to"
                 f" {position}: it was made anew or has lost events"
             )
-        if state["first_seq"] > max(position, self.position) + 1:
+        if state["first_seq"] > position + 1 and not self._compacted:
             raise LogBrokenError(
                 f"the stream {self._stream} begins at {state['first_seq']} and was read up to"
                 f" {position}: it went on without this server for longer than it keeps events"

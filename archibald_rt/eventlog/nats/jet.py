@@ -145,7 +145,8 @@ class Jet:
                     f"$JS.API.DIRECT.GET.{stream}", json.dumps(body).encode(), reply=inbox
                 )
                 while True:
-                    message = await asyncio.wait_for(answers.get(), ANSWER_WITHIN)
+                    async with asyncio.timeout(ANSWER_WITHIN):
+                        message = await answers.get()
                     headers = message.headers or {}
                     if "Nats-Sequence" not in headers:
                         break

@@ -29,6 +29,7 @@ class _Link:
     def __init__(self) -> None:
         self.connection = Client()
         self.log: NatsLog | None = None
+        self._error: Exception | None = None
 
     async def connect(
         self, servers: Sequence[str], *, credentials: Path | None, tls_ca: Path | None
@@ -55,22 +56,28 @@ class _Link:
                     reconnected_cb=self._reconnected,
                 )
         except TimeoutError:
-            raise LogOpenError("[nats] servers: none of them could be reached") from None
+            why = "" if self._error is None else f": {self._error}"
+            raise LogOpenError(f"[nats] servers: none of them could be reached{why}") from None
         except (nats.errors.Error, OSError, ValueError) as error:
             raise LogOpenError(f"[nats] servers: {error}") from None
 
     async def _disconnected(self) -> None:
-        if self.log is not None and not self.connection.is_closed:
+        if self.log is not None:
             _logger.warning("disconnected from NATS")
             self.log.disconnected()
 
     async def _reconnected(self) -> None:
-        _logger.info("reconnected to NATS")
         if self.log is not None:
+            _logger.info("reconnected to NATS")
             self.log.reconnected()
 
     async def _failed(self, error: Exception) -> None:
+        self._error = error
         _logger.debug("NATS", error=repr(error))
+
+    def leave(self) -> None:
+        """Tell the log nothing more: it is being closed."""
+        self.log = None
 
 
 @asynccontextmanager
@@ -108,6 +115,7 @@ async def open_nats(
             _logger.warning("the stream has other limits, nothing was changed", differs=line)
         log = link.log = NatsLog(jet, names, opened)
         stack.push_async_callback(log.close)
+        stack.callback(link.leave)
         try:
             await log.start()
         except LogUnavailableError as error:

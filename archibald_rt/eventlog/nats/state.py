@@ -5,6 +5,7 @@ Each key holds a number: ``revoked.user.<user>`` the moment before which tokens 
 were erased.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 from archibald_rt.errors import LogUnavailableError
@@ -12,6 +13,7 @@ from archibald_rt.eventlog.nats.jet import Got, Jet, Message, SequenceError
 from archibald_rt.eventlog.nats.names import text_of, token
 from archibald_rt.revocations import Revocation, TokenRevocation, UserRevocation
 
+_NUMBER = re.compile(rb"-?[0-9]{1,20}")
 _TRIES = 20
 _USER, _TOKEN, _ERASED = "revoked.user.", "revoked.token.", "erased."
 
@@ -55,7 +57,7 @@ class State:
         """Learn of a message of the bucket, as it comes."""
         key = got.subject.removeprefix(self._prefix)
         # A key that was deleted by hand holds nothing; what was known counts until a restart.
-        if got.data and self._storing != (key, int(got.data)):
+        if _NUMBER.fullmatch(got.data) and self._storing != (key, int(got.data)):
             self._learn(key, int(got.data), got.seq)
 
     def _learn(self, key: str, value: int, seq: int) -> None:
@@ -107,7 +109,7 @@ class State:
                 last = await self._jet.last(self.bucket, subject)
                 # Without one it was deleted by hand, and what was known is known no more.
                 self._values.pop(key, None)
-                if last is not None and last.data:
+                if last is not None and _NUMBER.fullmatch(last.data):
                     self._learn(key, int(last.data), last.seq)
             else:
                 self._values[key] = value, stored

@@ -1,0 +1,92 @@
+"""Dispatching on one of several servers: ``among``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archibald_rt.among import AmongPeers
+from archibald_rt.eventlog.nats.opening import open_nats
+from archibald_rt.events import Emission
+from archibald_rt.hub import Hub
+from engines import emission, numbered
+from natsservers import NatsServer, nats_server
+from support import eventually
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.mark.gen_test
+async def test_what_was_dispatched_is_not_dispatched_again(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with open_nats([server.url], tmp_path.name) as log:
+        hub = Hub(2, recent=1000)
+        among = AmongPeers(log.peers, hub)
+        await log.append([numbered(["u"] * 2)])
+        await eventually(lambda: log.head == 2)
+        await among.catch_up(lambda: False)
+        assert hub.since("u", 2) == []
+        assert hub.since("u", 1) is None
+        await log.append([numbered(["u"])])
+        await eventually(lambda: log.head == 3)
+        await among.catch_up(lambda: False)
+        events = hub.since("u", 2)
+        assert events is not None
+        assert [event.seq for event in events] == [3]
+
+
+@pytest.mark.gen_test
+async def test_an_own_event_goes_behind_all_that_was_committed_before_it(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with (
+        open_nats([server.url], tmp_path.name) as here,
+        open_nats([server.url], tmp_path.name) as there,
+    ):
+        hub = Hub(0, recent=10_000)
+        among = AmongPeers(here.peers, hub)
+        await there.append([numbered(["u", "v", "u"])])
+        own = emission("u", "9")
+        ((stored,),) = await here.append([[own]])  # type: ignore[misc]  # no key, so no conflict
+        assert await among.dispatch(own, stored.seq) == 0
+        assert hub.dispatched == stored.seq == 4
+        events = hub.since("u", 0)
+        assert events is not None
+        assert [event.seq for event in events] == [1, 3, 4]
+        assert not among.waiting
+
+
+@pytest.mark.gen_test
+async def test_a_transient_event_is_dropped_where_a_later_durable_one_went_out(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with open_nats([server.url], tmp_path.name) as log:
+        hub = CountingHub(0, recent=10_000)
+        among = AmongPeers(log.peers, hub)
+        await log.append([numbered(["u", "v"])])
+        await eventually(lambda: log.head == 2)
+        await among.catch_up(lambda: False)
+        for user in ("u", "v", "w", None):
+            tail = emission(user).tail
+            log.peers.defer(Emission(user, tail, "", 0, durable=False), 1)
+        await among.catch_up(lambda: False)
+        # Only v has had an event above 1.
+        assert hub.transient == ["u", "w", None]
+
+
+class CountingHub(Hub):
+    """A hub that tells who was to get transient events."""
+
+    def __init__(self, head: int, *, recent: int) -> None:
+        super().__init__(head, recent=recent)
+        self.transient: list[str | None] = []
+
+    async def dispatch(self, emission: Emission, seq: int | None) -> int:
+        if seq is None:
+            self.transient.append(emission.user)
+        return await super().dispatch(emission, seq)
