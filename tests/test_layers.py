@@ -203,7 +203,17 @@ ALONE = {
     "ends": {"budget", "events", "measures"},
     "writer": {"ends", "events", "held", "protocol", "timestamps"},
     "session": {
-        *("ends", "errors", "eventlog", "events", "held", "messages", "protocol", "tracing", "writer"),
+        *(
+            "ends",
+            "errors",
+            "eventlog",
+            "events",
+            "held",
+            "messages",
+            "protocol",
+            "tracing",
+            "writer",
+        ),
     },
     "watcher": {"messages", "sse", "timestamps", "traffic"},
     "tap": {"errors", "events", "messages", "sse", "timestamps", "traffic", "watcher"},

@@ -1,6 +1,7 @@
 """What every engine of the log has to do alike."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -94,6 +95,19 @@ async def test_the_log_goes_on_after_it_was_closed_under_the_same_epoch(opened: 
         assert (log.epoch, log.head) == (epoch, 2)
         assert (await stored(log, emission()))[0].seq == 3
         assert seqs(await page(log)) == [1, 2, 3]
+
+
+@pytest.mark.gen_test
+async def test_the_log_says_since_when_it_has_events(opened: Opener) -> None:
+    began = time.time() * 1000
+    async with opened() as log:
+        assert await log.oldest() is None
+        await stored(log, emission())
+        oldest = await log.oldest()
+        await stored(log, emission())
+        assert oldest is not None
+        assert abs(oldest - began) < 600_000
+        assert await log.oldest() == oldest
 
 
 @pytest.mark.gen_test

@@ -10,10 +10,7 @@ from archibald_rt.errors import LogError, LogUnavailableError
 from archibald_rt.eventlog.base import KeyConflict, Lasts, Page, Retention, Stored, Turn
 from archibald_rt.eventlog.nats.appending import MOST, Appender
 from archibald_rt.eventlog.nats.arrivals import Arrivals
-from archibald_rt.eventlog.nats.definition import (
-    Opened,
-    open_bucket,
-)
+from archibald_rt.eventlog.nats.definition import Opened, milliseconds, open_bucket
 from archibald_rt.eventlog.nats.follower import Follower
 from archibald_rt.eventlog.nats.jet import Jet, Message
 from archibald_rt.eventlog.nats.names import Names
@@ -131,6 +128,13 @@ class NatsLog:
     async def first(self, user: str) -> int | None:
         """See `EventLog.first`."""
         return await self._reader.first(user)
+
+    async def oldest(self) -> int | None:
+        """See `EventLog.oldest`."""
+        info = await self._jet.ask(f"STREAM.INFO.{self._names.stream}")
+        if info is None or not info["state"]["messages"]:
+            return None
+        return milliseconds(info["state"]["first_ts"])
 
     async def lasts(self, count: int) -> Lasts:  # noqa: ARG002 - nothing is known without reading it all
         """See `EventLog.lasts`: nothing is known of what arrived before somebody looked."""
