@@ -66,6 +66,9 @@ class AmongPeers:
     async def _dispatch(self, arrival: Arrival) -> int:
         """Dispatch what has arrived, unless something that goes behind it went before it."""
         emission, dispatched = arrival.emission, self._hub.dispatched
+        if emission is None:
+            self._hub.skip(arrival.after)
+            return 0
         if arrival.seq is not None:
             overtaken = arrival.seq <= dispatched
         elif arrival.after >= dispatched:

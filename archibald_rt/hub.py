@@ -36,6 +36,7 @@ class Hub:
         self._users: dict[str, dict[Session, None]] = {}
         self._count = 0
         self._dispatched = head
+        self._limit = recent
         self._recent = Recent(head if lasts is None else lasts.since, limit=recent)
         if lasts is not None:
             self._recent.know(lasts.by_user)
@@ -131,6 +132,15 @@ class Hub:
     def forget(self) -> None:
         """Keep nothing at hand of what was dispatched: some of it is not to be seen any more."""
         self._recent.clear()
+
+    def skip(self, seq: int) -> None:
+        """Take all up to a seq as dispatched that was not: who is live has to read it."""
+        if seq <= self._dispatched:
+            return
+        self._dispatched = seq
+        self._recent = Recent(seq, limit=self._limit)
+        for session in self.sessions():
+            session.fall_behind()
 
     async def dispatch(self, emission: Emission, seq: int | None) -> int:
         """Hand an event to every live session it is for; returns to how many.

@@ -21,7 +21,7 @@ GROUP_LIMIT = 8 * 1024 * 1024
 class Request(msgspec.Struct, frozen=True, eq=False):
     """What one emitter asked for at once; ``durable`` are the durable ones of its emissions.
 
-    ``weight`` is how many of them there are, with those that have a key counted twice.
+    ``weight`` is how much of a group's bound they take, 0 where that has none.
     """
 
     emissions: Sequence[Emission]
@@ -74,31 +74,33 @@ class Line:
         if self._max_bytes and self._size and self._size + size > self._max_bytes:
             raise QueueFullError(f"{self._size} bytes are queued, at most {self._max_bytes} may be")
         durable = [emission for emission in emissions if emission.durable]
-        weight = len(durable)
-        if self._most:
-            weight += sum(emission.key is not None for emission in durable)
-            if weight > self._most:
-                raise EmissionError(
-                    f"{weight} durable emissions, those with a key counted twice: at most"
-                    f" {self._most} are taken at once",
-                    status=413,
-                )
+        weight = self._weigh(durable) if self._most else 0
         answer = asyncio.get_running_loop().create_future()
         request = Request(emissions, durable, size, weight, answer, time.monotonic(), request_id)
         self._waiting.append(request)
         self._size += size
         return request
 
+    def _weigh(self, durable: Sequence[Emission]) -> int:
+        """Count emissions, those with a key twice; raises `EmissionError` for too many."""
+        weight = len(durable) + sum(emission.key is not None for emission in durable)
+        if weight > self._most:
+            raise EmissionError(
+                f"{weight} durable emissions, those with a key counted twice: at most"
+                f" {self._most} are taken at once",
+                status=413,
+            )
+        return weight
+
     def next_group(self) -> list[Request]:
         """Take what is to be committed together from the front."""
         group: list[Request] = []
-        size = weight = 0
+        size, left = 0, self._most
         while self._waiting and size < GROUP_LIMIT:
             # What is transient and first in line has no commit to wait for.
             if group and not group[0].durable and self._waiting[0].durable:
                 break
-            weight += self._waiting[0].weight
-            if self._most and weight > self._most:
+            if self._most and (left := left - self._waiting[0].weight) < 0:
                 break
             group.append(self._waiting.popleft())
             size += group[-1].size

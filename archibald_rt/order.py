@@ -150,13 +150,11 @@ class OrderQueue:
         if (error := server.exception()) is not None:
             # A fault of our own in the middle of the order: nothing can go on after it.
             self._give_up(error)
-        elif self._at_work:
+        elif self._line or self._steps or self._watch.due or self._arrived:
             self._wake()
 
     @property
-    def _at_work(self) -> bool:
-        if self._line or self._steps or self._watch.due:
-            return True
+    def _arrived(self) -> bool:
         # At the end nobody waits for what others emit.
         return self._among is not None and self._among.waiting and not self._closing
 
@@ -171,7 +169,8 @@ class OrderQueue:
         self._on_broken(error)
 
     async def _serve_all(self) -> None:
-        while self._at_work:
+        among = self._among
+        while self._line or self._steps or self._watch.due or (among and self._arrived):
             if self._watch.due:
                 await self._probe()
             if self._line:
@@ -184,9 +183,9 @@ class OrderQueue:
             # One at a time, so that no group waits for more than one.
             if self._steps:
                 await self._steps.take()
-            if self._among is not None:
+            if among is not None:
                 # Who emits here doesn't wait for all that others emit.
-                await self._among.catch_up(lambda: self._line or self._closing)
+                await among.catch_up(lambda: self._line or self._closing)
 
     async def _serve(self, group: Sequence[Request]) -> None:
         trace = self._trace if self._trace.on else None

@@ -138,7 +138,7 @@ class Session(Writer):
         if not self._live or event.seq <= self.position or event.seq <= self._read:
             return False
         if not self.outbox.offer(frames.durable(self.dialect, event.seq, self.position)):
-            self._fall_behind()
+            self.fall_behind()
             return False
         self.position = event.seq
         self.sent += 1
@@ -150,12 +150,15 @@ class Session(Writer):
             if self.outbox.offer(frames.transient(self.dialect)):
                 self.sent += 1
                 return True
-            self._fall_behind()
+            self.fall_behind()
         if self._held is not None:
             self._held.add(self._feed.dispatched, frames, conflate)
         return False
 
-    def _fall_behind(self) -> None:
+    def fall_behind(self) -> None:
+        """Go on from the log instead of the hub. Does nothing where that is so."""
+        if not self._live:
+            return
         self._live = False
         self._read = max(self._read, self.position)
         self._start_pump(self._catch_up())

@@ -1,13 +1,14 @@
 """Real NATS servers for tests, as processes of their own."""
 
+import asyncio
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 PATIENCE = 20.0
@@ -94,3 +95,58 @@ def nats_server(folder: Path) -> Iterator[NatsServer]:
         yield server
     finally:
         server.kill()
+
+
+class Cable:
+    """A way to a server that can be cut: whoever goes by it is alone then."""
+
+    def __init__(self, target: str) -> None:
+        self._target = int(target.rpartition(":")[2])
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._cut = False
+        self.url = ""
+
+    def cut(self) -> None:
+        """End all connections, and let none come about."""
+        self._cut = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self._cut = False
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
+            writer.transport.abort()
+            return
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        both = {writer, there_writer}
+        self._writers |= both
+        try:
+            await asyncio.gather(_pass(reader, there_writer), _pass(there_reader, writer))
+        finally:
+            self._writers -= both
+            for each in both:
+                each.transport.abort()
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+@asynccontextmanager
+async def cable(server: NatsServer) -> AsyncIterator[Cable]:
+    """Have a way to a server for the length of a block."""
+    made = Cable(server.url)
+    listener = await asyncio.start_server(made._carry, "127.0.0.1", 0)  # noqa: SLF001 - it makes it
+    made.url = f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    try:
+        yield made
+    finally:
+        made.cut()
+        listener.close()

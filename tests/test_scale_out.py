@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import nats as client
 import pytest
 
 from archibald_rt.server import Server
-from natsservers import NatsServer, nats_server
+from natsservers import NatsServer, cable, nats_server
 from support import Device, Harness, eventually, harness, problem_of, silenced, token
 
 
@@ -336,6 +337,50 @@ async def test_a_device_comes_back_to_a_server_that_is_behind_the_one_it_was_at(
         device = await second.connect("u", lastEventId=f"{epoch}:{int(seq) + 10}")
         _, gap = await device.take(2)
         assert gap["payload"]["reason"] == "ahead"
+
+
+@pytest.mark.parametrize("how", ["by number", "by age"])
+@pytest.mark.gen_test
+async def test_what_was_deleted_while_a_server_was_alone_is_told_to_its_devices(
+    tmp_path: Path, shared: NatsServer, how: str
+) -> None:
+    overrides = {"log.engine": "nats", "nats.stream": tmp_path.name}
+    overrides["log.max_events_per_user"] = "3" if how == "by number" else "1000"
+    async with (
+        cable(shared) as way,
+        serving(tmp_path, overrides | {"nats.servers": shared.url}) as first,
+        serving(tmp_path, overrides | {"nats.servers": way.url}) as alone,
+    ):
+        with silenced("archibald_rt.commits"), silenced("archibald_rt.eventlog.nats"):
+            device, other = await alone.connect("u"), await alone.connect("v")
+            before = (await first.emit(job("before")))["id"]
+            seen = await until_payload(device, "before")
+            await other.take(2)
+            way.cut()
+
+            async def unready() -> bool:
+                return (await alone.get("/readyz", public=True)).code == 503
+
+            await eventually(unready)
+            ids = [(await first.emit(job(number)))["id"] for number in range(8)]
+            if how == "by age":
+                connection = await client.connect(shared.url)
+                upto = json.dumps({"seq": _seq(ids[5])}).encode()
+                await connection.request(f"$JS.API.STREAM.PURGE.{tmp_path.name}", upto)
+                await connection.close()
+            way.mend()
+            seen = await until_payload(device, 7)
+            assert [each.get("id") for each in seen] == [None, *ids[5:]]
+            assert (seen[0]["type"], seen[0]["payload"]["requested"]) == ("rt.gap", before)
+            assert seen[0]["payload"]["missingThrough"] == ids[4]
+            assert [each["prev"] for each in seen[2:]] == ids[5:-1]
+            # It goes on, for all, and it was no reason to end.
+            last = (
+                await first.emit({"type": "ALL", "payload": "on", "durable": True}, "broadcast")
+            )["id"]
+            for each in (device, other):
+                assert (await until_payload(each, "on"))[-1]["id"] == last
+            assert _faults([first, alone]) == [None, None]
 
 
 @pytest.mark.gen_test

@@ -14,10 +14,11 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     """An event whose turn it is to be dispatched here, wherever it was emitted.
 
     ``seq`` is a durable event's own, None for a transient one. ``after`` is the seq of the last
-    durable event that goes before it.
+    durable event that goes before it. Without an ``emission`` it stands for all that there was
+    up to ``seq`` and is not going to arrive: it is to be read from the log, as far as that has it.
     """
 
-    emission: Emission
+    emission: Emission | None
     seq: int | None
     after: int
 
@@ -51,6 +52,14 @@ class Peers(Protocol):
     @property
     def waiting(self) -> bool:
         """Whether something has arrived that was not taken."""
+
+    @property
+    def lag(self) -> int:
+        """How many durable events are committed and were not taken, as far as is known."""
+
+    @property
+    def dropped(self) -> int:
+        """How many transient events of other servers were given up, since too many waited."""
 
     def take(self) -> Arrival | None:
         """Take what arrived first; None if nothing waits."""

@@ -11,6 +11,7 @@ import pytest
 
 from archibald_rt.errors import LogBrokenError, LogOpenError, LogUnavailableError
 from archibald_rt.eventlog import Retention, Stored
+from archibald_rt.eventlog.nats import arrivals
 from archibald_rt.eventlog.nats.arrivals import UNHEARD
 from archibald_rt.eventlog.nats.definition import require_version
 from archibald_rt.eventlog.nats.engine import NatsLog
@@ -260,32 +261,112 @@ async def test_a_transient_event_waits_for_the_durable_one_before_it(
         ]
 
 
+@pytest.mark.parametrize(
+    ("after", "cap", "skips", "comes"),
+    [(3, 0, [], [4, 5]), (3, 2, [], [4, 5]), (2, 0, [5], []), (3, 1, [5], [])],
+    ids=["all there", "as many as are kept", "the first is gone", "more than are kept"],
+)
 @pytest.mark.gen_test
-async def test_a_stream_that_went_on_for_too_long_is_not_followed(
-    server: NatsServer, tmp_path: Path
+async def test_where_messages_may_be_missing_those_there_are_are_left_to_be_read(
+    server: NatsServer, tmp_path: Path, after: int, cap: int, skips: list[int], comes: list[int]
 ) -> None:
     name = tmp_path.name
+    taken: list[int] = []
+    skipped: list[int] = []
+
+    async def take(got: Got) -> None:
+        taken.append(got.seq)
+
     async with open_nats([server.url], name) as log, jet_of(server) as jet:
         await stored(log, *numbered(["u"] * 5))
         await jet.ask(f"STREAM.PURGE.{name}", {"seq": 4})
-
-        async def take(_: Got) -> None:
-            return
-
-        def following(after: int) -> Follower:
-            subjects = Names(name).events
-            return Follower(jet, name, subjects, take, after=after, doubted=print, broken=print)
-
-        for after, words in ((2, "went on without this server"), (6, "has lost events")):
-            follower = following(after)
-            with pytest.raises(LogBrokenError, match=words):
-                await follower.start()
-            await follower.close()
-        follower = following(3)
+        follower = Follower(
+            jet,
+            name,
+            Names(name).events,
+            take,
+            after=after,
+            skipped=skipped.append,
+            cap=cap,
+            doubted=print,
+            broken=print,
+        )
         await follower.start()
-        await follower.caught_up()
-        assert follower.position == 5
+        await stored(log, emission())
+        await eventually(lambda: follower.position == 6)
+        assert (skipped, taken) == (skips, [*comes, 6])
         await follower.close()
+
+
+@pytest.mark.gen_test
+async def test_a_stream_that_lost_its_end_is_not_followed(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+
+    async def take(_: Got) -> None:
+        return
+
+    async with open_nats([server.url], name) as log, jet_of(server) as jet:
+        await stored(log, *numbered(["u"] * 5))
+        subjects = Names(name).events
+        follower = Follower(jet, name, subjects, take, after=6, doubted=print, broken=print)
+        with pytest.raises(LogBrokenError, match="has lost events"):
+            await follower.start()
+        await follower.close()
+
+
+@pytest.mark.gen_test
+async def test_an_outage_leaves_no_subscription_and_no_task_behind(tmp_path: Path) -> None:
+    with nats_server(tmp_path / "nats") as own:
+        async with open_nats([own.url], "RT") as log:
+            await stored(log, emission())
+            connection = log._jet.connection  # noqa: SLF001 - what it keeps is to be counted
+            kept = connection._subs  # noqa: SLF001 - as above
+            before = len(kept), len(asyncio.all_tasks())
+            own.kill()
+            await eventually(lambda: not connection.is_connected)
+            # Followers look for their consumers several times a second.
+            for _ in range(4):
+                log.reconnected()
+                await asyncio.sleep(0.3)
+            assert len(kept) <= before[0]
+            own.start()
+
+            async def works() -> bool:
+                try:
+                    await log.probe()
+                except LogUnavailableError:
+                    return False
+                return True
+
+            await eventually(works)
+            await stored(log, emission())
+            await eventually(lambda: len(kept) == before[0])
+            await eventually(lambda: len(asyncio.all_tasks()) <= before[1] + 1)
+
+
+@pytest.mark.gen_test
+async def test_transient_events_that_wait_are_bounded_and_counted(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "HELD", (3, 200))
+    monkeypatch.setattr(arrivals, "WAITING", 300)
+    async with (
+        open_nats([server.url], tmp_path.name) as log,
+        open_nats([server.url], tmp_path.name) as other,
+    ):
+        # Behind an event that has not come: too many, then too large.
+        for number in range(5):
+            log.peers.defer(transient(str(number)), 9)
+        assert log.peers.dropped == 2
+        log.peers.defer(transient('"%s"' % ("x" * 100)), 9)
+        assert log.peers.dropped == 5
+        # Nobody takes what another server sends.
+        for number in range(50):
+            await other.peers.tell(transient(str(number)), 0)
+        await eventually(lambda: log.peers.dropped > 5 + 30)
+        assert 1 < len(_taken(log)) < 10
 
 
 @pytest.mark.gen_test
@@ -318,6 +399,7 @@ async def test_what_others_put_into_the_stream_stops_nothing(
         await jet.connection.publish(f"{name}.t.1.u.u%", b"?", headers={"Rt-After": "0"})
         await jet.connection.publish(f"{name}.t.all", b"?")
         await jet.store([Message(f"$KV.{name}_state.revoked.user.udQ", b"never")])
+        await jet.store([Message(f"$KV.{name}_state.revoked.user.u_w", b"9")])
         (last,) = await stored(log, emission())
         assert last.seq == log.head
         assert await log.revocations() == []

@@ -15,10 +15,14 @@ from archibald_rt.eventlog.peers import Arrival, PeerHooks
 from archibald_rt.events import Emission
 
 WAITING = 8 * 1024 * 1024
-"""How many bytes may wait here to be dispatched; the rest waits at the NATS server."""
+"""How many bytes may wait here to be dispatched; the rest waits at the NATS server.
 
-HELD = 10_000
-"""How many transient events may wait for the durable ones before them; the oldest go first."""
+What is transient can't wait there: it is given up.
+"""
+
+HELD = 10_000, 8 * 1024 * 1024
+"""How many transient events, of how many bytes, may wait for the durable ones before them; those
+that wait for the earliest go first."""
 
 _AFTER, _CONFLATE = "Rt-After", "Rt-Conflate"
 
@@ -47,11 +51,16 @@ class Arrivals:
         self.hooks = UNHEARD
         self._waiting: deque[Arrival] = deque()
         self._size = 0
-        # By the seq they go behind, those of the same one in the order they came.
         # Where it was when something did not arrive in time: until it moves nobody waits again.
         self._stood_at: int | None = None
+        # By the seq they go behind, those of the same one in the order they came.
         self._held: list[tuple[int, int, Arrival]] = []
+        self._held_size = 0
         self._count = 0
+        self.dropped = 0
+        """See `Peers.dropped`."""
+        self.pending = 0
+        """How many durable events JetStream has not sent yet."""
         self._moved = asyncio.Event()
         self._taken = asyncio.Event()
 
@@ -66,12 +75,17 @@ class Arrivals:
         """See `Peers.waiting`."""
         return bool(self._waiting)
 
+    @property
+    def lag(self) -> int:
+        """See `Peers.lag`."""
+        return self.pending + sum(each.seq is not None for each in self._waiting)
+
     def take(self) -> Arrival | None:
         """See `Peers.take`."""
         if not self._waiting:
             return None
         arrival = self._waiting.popleft()
-        self._size -= len(arrival.emission.tail)
+        self._size -= _size(arrival)
         self._taken.set()
         return arrival
 
@@ -109,8 +123,11 @@ class Arrivals:
             return
         self._count += 1
         insort(self._held, (after, self._count, arrival), key=_place)
-        if len(self._held) > HELD:
-            del self._held[0]
+        self._held_size += _size(arrival)
+        most, most_bytes = HELD
+        while len(self._held) > most or self._held_size > most_bytes:
+            self._held_size -= _size(self._held.pop(0)[2])
+            self.dropped += 1
 
     async def tell(self, emission: Emission, after: int) -> None:
         """See `Peers.tell`."""
@@ -158,7 +175,19 @@ class Arrivals:
         except (KeyError, ValueError):
             _logger.warning("transient message of no user")
             return
+        if self._size > WAITING:
+            self.dropped += 1
+            return
         self.defer(emission, after)
+
+    def skip(self, seq: int) -> None:
+        """Take it that nothing arrives any more up to a seq, though there was something."""
+        if seq <= self.position:
+            return
+        self.position = seq
+        self._add(Arrival(None, seq, seq))
+        self._release(seq)
+        self._moved.set()
 
     async def kicked(self, message: Msg) -> None:
         """Take a user's name from another server."""
@@ -166,11 +195,13 @@ class Arrivals:
 
     def _release(self, through: int) -> None:
         while self._held and self._held[0][0] <= through:
-            self._add(self._held.pop(0)[2])
+            arrival = self._held.pop(0)[2]
+            self._held_size -= _size(arrival)
+            self._add(arrival)
 
     def _add(self, arrival: Arrival) -> None:
         self._waiting.append(arrival)
-        self._size += len(arrival.emission.tail)
+        self._size += _size(arrival)
         self.hooks.arrived()
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> None:
@@ -180,6 +211,10 @@ class Arrivals:
                 await self._jet.connection.publish(subject, data, headers=headers)
             except nats.errors.Error:
                 return
+
+
+def _size(arrival: Arrival) -> int:
+    return 0 if arrival.emission is None else len(arrival.emission.tail)
 
 
 def _place(held: tuple[int, int, Arrival]) -> tuple[int, int]:

@@ -6,10 +6,12 @@ dispatched before comes from Direct Gets. The stream keeps to the limits by itse
 
 from collections.abc import Callable, Sequence
 
-from archibald_rt.errors import LogError, LogUnavailableError
+import structlog
+
+from archibald_rt.errors import LogBrokenError, LogError, LogUnavailableError
 from archibald_rt.eventlog.base import KeyConflict, Lasts, Page, Retention, Stored, Turn
 from archibald_rt.eventlog.nats.appending import MOST, Appender
-from archibald_rt.eventlog.nats.arrivals import Arrivals
+from archibald_rt.eventlog.nats.arrivals import WAITING, Arrivals
 from archibald_rt.eventlog.nats.definition import Opened, milliseconds, open_bucket
 from archibald_rt.eventlog.nats.follower import Follower
 from archibald_rt.eventlog.nats.jet import Jet, Message
@@ -18,6 +20,8 @@ from archibald_rt.eventlog.nats.reading import Reader
 from archibald_rt.eventlog.nats.state import State
 from archibald_rt.events import Emission
 from archibald_rt.revocations import Revocation
+
+_logger = structlog.stdlib.get_logger("archibald_rt.eventlog.nats")
 
 
 class NatsLog:
@@ -38,6 +42,9 @@ class NatsLog:
             names.events,
             self._arrivals.durable,
             after=opened.last,
+            skipped=self._skipped,
+            cap=opened.cap,
+            pending=self._pending,
             doubted=self._doubted,
             broken=self._broken,
         )
@@ -47,7 +54,6 @@ class NatsLog:
             self._state.subjects,
             self._state.hear,
             after=0,
-            compacted=True,
             doubted=self._doubted,
             broken=self._broken,
         )
@@ -59,7 +65,9 @@ class NatsLog:
             self._jet, self._state.bucket, self._state.subjects, replicas=opened.replicas
         )
         connection, arrivals = self._jet.connection, self._arrivals
-        await connection.subscribe(self._names.transients, cb=arrivals.transient)
+        await connection.subscribe(
+            self._names.transients, cb=arrivals.transient, pending_bytes_limit=WAITING
+        )
         await connection.subscribe(self._names.kick, cb=arrivals.kicked)
         await self._spine.start()
         await self._changes.start()
@@ -72,6 +80,8 @@ class NatsLog:
 
     def disconnected(self) -> None:
         """Take note that the connection was lost."""
+        self._spine.suspend()
+        self._changes.suspend()
         self._doubted(LogUnavailableError("the log is unavailable: not connected to NATS"))
 
     @property
@@ -207,6 +217,20 @@ class NatsLog:
         for follower in (self._spine, self._changes):
             await follower.close()
         await self._jet.connection.close()
+
+    def closed(self, reason: str) -> None:
+        """Take note that the connection will not come back."""
+        self._broken(LogBrokenError(f"the connection to NATS is closed for good: {reason}"))
+
+    def _skipped(self, seq: int) -> None:
+        _logger.warning(
+            "the stream went on for too long without this server: devices read what it has",
+            through=seq,
+        )
+        self._arrivals.skip(seq)
+
+    def _pending(self, count: int) -> None:
+        self._arrivals.pending = count
 
     def _revoked(self, revocation: Revocation) -> None:
         self._arrivals.hooks.revoked(revocation)

@@ -6,6 +6,7 @@ anew before it has had one, and tells nobody that the stream went on without it.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,11 @@ _NANOSECONDS = 1_000_000_000
 class Follower:
     """Follows the messages of a stream after a seq; `start` it, and `close` it at the end.
 
-    ``take`` is awaited with each of them. ``doubted`` is called when none can come, ``broken``
-    when some that were not taken are gone; in a ``compacted`` stream, which keeps the last of each
-    subject, that is as it should be.
+    ``take`` is awaited with each of them, and ``pending`` is told how many are to come. ``doubted``
+    is called when none can come, ``broken`` when the stream is not the one it was. Where some that
+    were not taken may be gone, from a stream that keeps one more than ``cap`` of each subject (0:
+    all), the messages up to a seq are left out, and ``skipped`` is told that. Without it, only the
+    last of each subject matters.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class Follower:
         take: Callable[[Got], Awaitable[None]],
         *,
         after: int,
-        compacted: bool = False,
+        skipped: Callable[[int], None] | None = None,
+        cap: int = 0,
+        pending: Callable[[int], None] | None = None,
         doubted: Callable[[LogError], None],
         broken: Callable[[BaseException], None],
     ) -> None:
@@ -67,7 +72,11 @@ class Follower:
         self._heard = 0.0
         self._anew = asyncio.Event()
         self._subscription: Subscription | None = None
-        self._compacted = compacted
+        self._skipped = skipped
+        self._cap = cap
+        self._tell_pending = pending
+        # Set when it is known that nothing is missing before what comes.
+        self._checked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         # When the stream was made: another one may have the same name.
@@ -82,6 +91,7 @@ class Follower:
         """Begin. Raises `LogError` if it can't."""
         await self._consume()
         self._task = asyncio.get_running_loop().create_task(self._watch())
+        self._task.add_done_callback(self._ended)
 
     async def caught_up(self) -> None:
         """Wait until all is taken that there was at the start. Raises `LogUnavailableError`."""
@@ -92,6 +102,13 @@ class Follower:
                     await self._moved.wait()
             except TimeoutError:
                 raise LogUnavailableError("JetStream did not send all of a stream") from None
+
+    def suspend(self) -> None:
+        """Take nothing until `restart`: the connection is lost.
+
+        The consumer may outlive that, and would go on behind what was deleted meanwhile.
+        """
+        self._consumer = ""
 
     def restart(self) -> None:
         """Have the consumer made anew: the connection was lost meanwhile."""
@@ -104,6 +121,10 @@ class Follower:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._leave()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken(error)
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -129,9 +150,12 @@ class Follower:
 
     async def _consume(self) -> None:
         """Have the server send what is after the position."""
+        if not self._jet.connection.is_connected:
+            raise LogUnavailableError("the log is unavailable: not connected to NATS")
         name, position = token_hex(8), self.position
         inbox = self._jet.connection.new_inbox()
         self._place, self._consumer = 0, name
+        self._checked.clear()
         self._heard = asyncio.get_running_loop().time()
         try:
             self._subscription = await self._jet.connection.subscribe(inbox, cb=self._on_message)
@@ -158,10 +182,17 @@ class Follower:
         if made is None:
             raise LogBrokenError(f"the stream {self._stream} was deleted")
         self._pending = made["num_pending"]
-        await self._check_gap(position)
+        last = await self._last_if_missing(position)
+        if last is not None and self._skipped is not None:
+            self._skipped(last)
+            self.position = max(self.position, last)
+        self._checked.set()
 
-    async def _check_gap(self, position: int) -> None:
-        """Raise `LogBrokenError` where messages behind a position may have gone unseen."""
+    async def _last_if_missing(self, position: int) -> int | None:
+        """Return where the stream ends if messages behind a position may have gone unseen.
+
+        Raises `LogBrokenError` where it is another stream.
+        """
         info = await self._jet.ask(f"STREAM.INFO.{self._stream}")
         if info is None:
             raise LogBrokenError(f"the stream {self._stream} was deleted")
@@ -174,17 +205,17 @@ class Follower:
                 f"the stream {self._stream} ends at {state['last_seq']} and was read up to"
                 f" {position}: it was made anew or has lost events"
             )
-        if state["first_seq"] > position + 1 and not self._compacted:
-            raise LogBrokenError(
-                f"the stream {self._stream} begins at {state['first_seq']} and was read up to"
-                f" {position}: it went on without this server for longer than it keeps events"
-            )
+        last: int = state["last_seq"]
+        # What goes by a subject's limit leaves as many of that subject as there may be.
+        beyond_cap = self._cap and self._pending > self._cap
+        return last if state["first_seq"] > position + 1 or beyond_cap else None
 
     async def _leave(self) -> None:
         subscription, self._subscription = self._subscription, None
         self._consumer = ""
-        if subscription is not None and self._jet.connection.is_connected:
-            await subscription.unsubscribe()
+        if subscription is not None:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
 
     async def _on_message(self, message: Msg) -> None:
         self._heard = asyncio.get_running_loop().time()
@@ -203,10 +234,13 @@ class Follower:
         # and an account before the stream, and more behind.
         parts = message.reply.split(".")
         begin = 3 if len(parts) == _SHORT else 5
-        consumer, _, seq_text, place_text = parts[begin : begin + 4]
+        consumer, _, seq_text, place_text, _, pending = parts[begin : begin + 6]
         seq, place = int(seq_text), int(place_text)
+        await self._checked.wait()
         if consumer != self._consumer:
             return
+        if self._tell_pending is not None:
+            self._tell_pending(int(pending))
         if place != self._place + 1:
             self._anew.set()
             return

@@ -188,6 +188,10 @@ class Jet:
             raise
         except nats.errors.Error as error:
             raise LogUnavailableError(_explained(error)) from None
+        # `asyncio.wait_for` of Python 3.11, in the client, loses a cancellation that comes
+        # together with the answer.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError
         return answer.data
 
     def _require_connection(self) -> None:

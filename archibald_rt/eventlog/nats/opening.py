@@ -10,7 +10,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
-from archibald_rt.errors import LogOpenError, LogUnavailableError
+from archibald_rt.errors import LogBrokenError, LogOpenError, LogUnavailableError
 from archibald_rt.eventlog.base import Retention
 from archibald_rt.eventlog.nats.definition import open_stream, require_version
 from archibald_rt.eventlog.nats.engine import NatsLog
@@ -54,6 +54,7 @@ class _Link:
                     error_cb=self._failed,
                     disconnected_cb=self._disconnected,
                     reconnected_cb=self._reconnected,
+                    closed_cb=self._closed,
                 )
         except TimeoutError:
             why = "" if self._error is None else f": {self._error}"
@@ -70,6 +71,10 @@ class _Link:
         if self.log is not None:
             _logger.info("reconnected to NATS")
             self.log.reconnected()
+
+    async def _closed(self) -> None:
+        if self.log is not None:
+            self.log.closed(str(self._error))
 
     async def _failed(self, error: Exception) -> None:
         self._error = error
@@ -118,6 +123,6 @@ async def open_nats(
         stack.callback(link.leave)
         try:
             await log.start()
-        except LogUnavailableError as error:
+        except (LogUnavailableError, LogBrokenError) as error:
             raise LogOpenError(f"[nats] stream {stream}: {error}") from None
         yield log

@@ -107,10 +107,14 @@ class State:
             except SequenceError:
                 self._storing = None
                 last = await self._jet.last(self.bucket, subject)
-                # Without one it was deleted by hand, and what was known is known no more.
-                self._values.pop(key, None)
                 if last is not None and _NUMBER.fullmatch(last.data):
+                    # It may have been heard of meanwhile.
                     self._learn(key, int(last.data), last.seq)
+                elif last is None:
+                    # It was deleted by hand: what was known is known no more.
+                    self._values.pop(key, None)
+                else:
+                    self._values[key] = value - 1, last.seq
             else:
                 self._values[key] = value, stored
                 return
@@ -122,8 +126,12 @@ class State:
 
 
 def _revocation(key: str, value: int) -> Revocation | None:
-    if key.startswith(_USER):
-        return UserRevocation(text_of(key.removeprefix(_USER)), value)
-    if key.startswith(_TOKEN):
-        return TokenRevocation(text_of(key.removeprefix(_TOKEN)), value)
+    try:
+        if key.startswith(_USER):
+            return UserRevocation(text_of(key.removeprefix(_USER)), value)
+        if key.startswith(_TOKEN):
+            return TokenRevocation(text_of(key.removeprefix(_TOKEN)), value)
+    except ValueError:
+        # Not from one of us.
+        return None
     return None
