@@ -77,4 +77,7 @@ class AmongPeers:
             # No user is called "", which has the broadcasts only. Not all at hand: who knows.
             later = self._hub.since(emission.user or "", arrival.after)
             overtaken = later is None or bool(later)
+        if not (overtaken or arrival.sure):
+            self._hub.refer(emission, arrival.after)
+            return 0
         return 0 if overtaken else await self._hub.dispatch(emission, arrival.seq)

@@ -24,6 +24,7 @@ from archibald_rt import __version__
 from archibald_rt.census import Census
 from archibald_rt.errors import CloseCode, Refusal
 from archibald_rt.eventlog import Retention
+from archibald_rt.eventlog.peers import Peers
 from archibald_rt.hub import Hub
 from archibald_rt.looplag import LoopLag
 from archibald_rt.measures import Histogram
@@ -64,7 +65,9 @@ class Sources:
     max_queue: int
 
 
-def families(sources: Sources, census: Census, log: LogSample | None) -> Iterator[Metric]:
+def families(
+    sources: Sources, census: Census, log: LogSample | None, peers: Peers | None
+) -> Iterator[Metric]:
     """Yield all metrics; without a sample of it those of the log are left out."""
     yield from _server(sources)
     yield from _connections(sources, census)
@@ -73,6 +76,8 @@ def families(sources: Sources, census: Census, log: LogSample | None) -> Iterato
     yield from _pruning(sources)
     if log is not None:
         yield from _log(log, sources.retention)
+    if peers is not None:
+        yield from _peers(peers)
 
 
 def _server(sources: Sources) -> Iterator[Metric]:
@@ -199,6 +204,13 @@ def _log(log: LogSample, retention: Retention) -> Iterator[Metric]:
     if retention.max_age_ms:
         age = "How old events may become."
         yield _gauge("log_max_age_seconds", age, retention.max_age_ms / 1000)
+
+
+def _peers(peers: Peers) -> Iterator[Metric]:
+    unread = "Durable events that are committed and were not dispatched here."
+    yield _gauge("log_unread_events", unread, peers.lag)
+    dropped = "Transient events of other servers that were given up, since too many waited."
+    yield _total("peer_events_dropped", dropped, peers.dropped)
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:

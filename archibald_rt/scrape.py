@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from archibald_rt.census import Census, take_census
 from archibald_rt.errors import LogBrokenError, LogError
 from archibald_rt.eventlog import EventLog
+from archibald_rt.eventlog.peers import Peers
 from archibald_rt.metrics import LogSample, Sources, families
 
 PATIENCE = 2.0
@@ -71,7 +72,7 @@ class Scraper:
         # In a thread: with thousands of devices it takes milliseconds to count descriptors.
         process = await asyncio.to_thread(lambda: list(self._process.collect()))
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Gathered(self._sources, census, log, process))
+        registry.register(_Gathered(self._sources, census, log, self._log.peers, process))
         if _OPENMETRICS in accept:
             text = generate_openmetrics(registry)  # type: ignore[no-untyped-call]  # untyped there
             return Exposition(CONTENT_TYPE_LATEST, text)
@@ -93,9 +94,14 @@ class _Gathered(Collector):
     """What one scrape has gathered, as the registry takes it."""
 
     def __init__(
-        self, sources: Sources, census: Census, log: LogSample | None, process: Iterable[Metric]
+        self,
+        sources: Sources,
+        census: Census,
+        log: LogSample | None,
+        peers: Peers | None,
+        process: Iterable[Metric],
     ) -> None:
-        self._gathered = (sources, census, log)
+        self._gathered = (sources, census, log, peers)
         self._process = process
 
     def collect(self) -> Iterable[Metric]:

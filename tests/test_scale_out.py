@@ -12,6 +12,7 @@ from typing import Any
 import nats as client
 import pytest
 
+from archibald_rt.eventlog.nats import arrivals
 from archibald_rt.server import Server
 from natsservers import NatsServer, cable, nats_server
 from support import Device, Harness, eventually, harness, problem_of, silenced, token
@@ -381,6 +382,57 @@ async def test_what_was_deleted_while_a_server_was_alone_is_told_to_its_devices(
             for each in (device, other):
                 assert (await until_payload(each, "on"))[-1]["id"] == last
             assert _faults([first, alone]) == [None, None]
+
+
+@pytest.mark.gen_test
+async def test_what_was_deleted_before_a_slow_server_got_it_is_told_to_its_devices(
+    tmp_path: Path, shared: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "WAITING", 1000)
+    async with (
+        two(tmp_path, shared, log__max_events_per_user="3") as (first, slow),
+        AsyncExitStack() as exit_first,
+    ):
+        assert isinstance(slow.server, Server)
+        device, other = await slow.connect("u"), await slow.connect("v")
+        for each in (device, other):
+            await each.take(2)
+        go_on = asyncio.Event()
+
+        async def hold() -> int:
+            await go_on.wait()
+            return 0
+
+        holding = asyncio.ensure_future(slow.server._order.between(hold))  # noqa: SLF001 - nothing else holds it up
+        exit_first.callback(go_on.set)
+        await asyncio.sleep(0)
+        # More than JetStream sends without hearing from whom it sends to.
+        for _ in range(12):
+            await first.emit([job("x" * 60_000)] * 10)
+        last = (await first.emit(job("end")))["id"]
+        await first.emit({"userId": "v", "type": "V"})
+        text = (await slow.get("/metrics")).body.decode()
+        assert float(_sample(text, "archibald_rt_log_unread_events")) > 0
+        go_on.set()
+        await holding
+        told = 0
+        position = 0
+        while position < _seq(last):
+            message = await device.next()
+            if message["type"] == "rt.gap":
+                told = _seq(message["payload"]["missingThrough"])
+            else:
+                seq = _seq(message["id"])
+                # All there is, or told: the seqs of one user's events follow one another.
+                assert seq == max(position, told) + 1
+                position = seq
+        assert told, "nothing was lost: the server was not slow enough"
+        assert (await other.next())["type"] == "V"
+
+
+def _sample(text: str, name: str) -> str:
+    (line,) = [each for each in text.splitlines() if each.startswith(f"{name} ")]
+    return line.partition(" ")[2]
 
 
 @pytest.mark.gen_test

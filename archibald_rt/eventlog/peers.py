@@ -16,11 +16,13 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     ``seq`` is a durable event's own, None for a transient one. ``after`` is the seq of the last
     durable event that goes before it. Without an ``emission`` it stands for all that there was
     up to ``seq`` and is not going to arrive: it is to be read from the log, as far as that has it.
+    So is one that is not ``sure``: some of its stream may be missing right before it.
     """
 
     emission: Emission | None
     seq: int | None
     after: int
+    sure: bool = True
 
 
 class PeerHooks(msgspec.Struct, frozen=True):

@@ -154,7 +154,7 @@ class Arrivals:
             # Not from one of us. It must not stop what comes after it.
             _logger.warning("message of no user in the stream", seq=got.seq)
         else:
-            self._add(Arrival(emission, got.seq, got.seq))
+            self._add(Arrival(emission, got.seq, got.seq, got.sure))
         self._release(got.seq)
         self._moved.set()
 

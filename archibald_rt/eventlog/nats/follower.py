@@ -37,9 +37,10 @@ class Follower:
 
     ``take`` is awaited with each of them, and ``pending`` is told how many are to come. ``doubted``
     is called when none can come, ``broken`` when the stream is not the one it was. Where some that
-    were not taken may be gone, from a stream that keeps one more than ``cap`` of each subject (0:
-    all), the messages up to a seq are left out, and ``skipped`` is told that. Without it, only the
-    last of each subject matters.
+    were not taken may be gone, whosever they were, the messages up to a seq are left out, and
+    ``skipped`` is told that; without it, only the last of each subject matters. In a stream that
+    keeps one more than ``cap`` of each subject (0: all) a message is not sure while as many are to
+    come: no less of a subject are there when one of it was deleted.
     """
 
     def __init__(
@@ -206,9 +207,7 @@ class Follower:
                 f" {position}: it was made anew or has lost events"
             )
         last: int = state["last_seq"]
-        # What goes by a subject's limit leaves as many of that subject as there may be.
-        beyond_cap = self._cap and self._pending > self._cap
-        return last if state["first_seq"] > position + 1 or beyond_cap else None
+        return last if state["first_seq"] > position + 1 else None
 
     async def _leave(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -245,7 +244,8 @@ class Follower:
             self._anew.set()
             return
         if seq > self.position:
-            await self._take(Got(seq, message.subject, message.data))
+            sure = not self._cap or int(pending) < self._cap
+            await self._take(Got(seq, message.subject, message.data, sure))
             self.position = seq
         # It may have been made anew meanwhile.
         if consumer == self._consumer:

@@ -36,11 +36,12 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Got(msgspec.Struct, frozen=True, gc=False):
-    """What is stored."""
+    """What is stored; not ``sure`` where some of its subject may be missing right before it."""
 
     seq: int
     subject: str
     data: bytes
+    sure: bool = True
 
 
 class SequenceError(Exception):
