@@ -1,10 +1,11 @@
-"""The order queue over a real log."""
+"""The order queue over a real log, of each engine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from archibald_rt.errors import (
@@ -14,11 +15,14 @@ from archibald_rt.errors import (
     LogUnavailableError,
     QueueFullError,
 )
-from archibald_rt.eventlog import KeyConflict, Stored
-from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
+from archibald_rt.eventlog import EventLog, KeyConflict, Stored
+from archibald_rt.eventlog.nats.arrivals import UNHEARD
+from archibald_rt.eventlog.nats.opening import open_nats
+from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import Emission, Outcome
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
+from natsservers import NatsServer, nats_server
 from support import eventually
 
 STAMP = "2026-01-01T00:00:00.000Z"
@@ -39,7 +43,7 @@ def emission(
 class Gate:
     """The real log behind a gate: an append waits to be let through, or is made to fail."""
 
-    def __init__(self, log: SQLiteLog) -> None:
+    def __init__(self, log: EventLog) -> None:
         self._log = log
         self.open = asyncio.Event()
         self.open.set()
@@ -74,7 +78,7 @@ class Gate:
 class Line:
     """An order queue with its log and hub, and what it was told to be broken by."""
 
-    def __init__(self, log: SQLiteLog, *, max_bytes: int = 0) -> None:
+    def __init__(self, log: EventLog, *, max_bytes: int = 0) -> None:
         self.log = Gate(log)
         self.hub = Hub(log.head, recent=1000)
         self.broken: list[BaseException] = []
@@ -85,22 +89,46 @@ class Line:
             on_broken=self.broken.append,
             probe_every=0.01,
         )
+        if log.peers is not None:
+            hooks = {"arrived": self.order.dispatch_arrived, "doubted": self.order.doubt}
+            log.peers.attach(msgspec.structs.replace(UNHEARD, **hooks))
 
     def submit(self, *emissions: Emission) -> "asyncio.Future[list[Outcome]]":
         return self.order.submit(emissions)
 
 
-@asynccontextmanager
-async def line(folder: Path, *, max_bytes: int = 0) -> AsyncIterator[Line]:
-    async with open_sqlite(folder / "events.db") as log:
-        made = Line(log, max_bytes=max_bytes)
-        yield made
-        made.log.open.set()
-        await made.order.close()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+Opening = Callable[..., AbstractAsyncContextManager[Line]]
+
+
+@pytest.fixture(params=["sqlite", "nats"])
+def line(request: pytest.FixtureRequest, server: NatsServer) -> Opening:
+    """Run an order queue over each engine of the log."""
+
+    @asynccontextmanager
+    async def running(folder: Path, *, max_bytes: int = 0) -> AsyncIterator[Line]:
+        # One server for all tests, and of each its own stream.
+        opening: AbstractAsyncContextManager[EventLog] = (
+            open_sqlite(folder / "events.db")
+            if request.param == "sqlite"
+            else open_nats([server.url], folder.name)
+        )
+        async with opening as log:
+            made = Line(log, max_bytes=max_bytes)
+            yield made
+            made.log.open.set()
+            await made.order.close()
+
+    return running
 
 
 @pytest.mark.gen_test
-async def test_what_queues_during_a_commit_is_the_next_group(tmp_path: Path) -> None:
+async def test_what_queues_during_a_commit_is_the_next_group(tmp_path: Path, line: Opening) -> None:
     async with line(tmp_path) as made:
         made.log.open.clear()
         first = made.submit(emission())
@@ -113,7 +141,9 @@ async def test_what_queues_during_a_commit_is_the_next_group(tmp_path: Path) -> 
 
 
 @pytest.mark.gen_test
-async def test_answers_come_in_order_and_only_after_the_commit(tmp_path: Path) -> None:
+async def test_answers_come_in_order_and_only_after_the_commit(
+    tmp_path: Path, line: Opening
+) -> None:
     async with line(tmp_path) as made:
         made.log.open.clear()
         order: list[int] = []
@@ -128,7 +158,9 @@ async def test_answers_come_in_order_and_only_after_the_commit(tmp_path: Path) -
 
 
 @pytest.mark.gen_test
-async def test_a_transient_one_that_is_first_waits_for_no_commit(tmp_path: Path) -> None:
+async def test_a_transient_one_that_is_first_waits_for_no_commit(
+    tmp_path: Path, line: Opening
+) -> None:
     async with line(tmp_path) as made:
         made.log.open.clear()
         transient = made.submit(emission(durable=False))
@@ -138,7 +170,9 @@ async def test_a_transient_one_that_is_first_waits_for_no_commit(tmp_path: Path)
 
 
 @pytest.mark.gen_test
-async def test_a_transient_one_behind_a_durable_one_waits_its_turn(tmp_path: Path) -> None:
+async def test_a_transient_one_behind_a_durable_one_waits_its_turn(
+    tmp_path: Path, line: Opening
+) -> None:
     async with line(tmp_path) as made:
         made.log.open.clear()
         durable = made.submit(emission())
@@ -150,9 +184,10 @@ async def test_a_transient_one_behind_a_durable_one_waits_its_turn(tmp_path: Pat
 
 
 @pytest.mark.gen_test
-async def test_a_refused_request_takes_nobody_with_it(tmp_path: Path) -> None:
+async def test_a_refused_request_takes_nobody_with_it(tmp_path: Path, line: Opening) -> None:
     async with line(tmp_path) as made:
-        await made.submit(emission(1, key="k"))
+        ((first,),) = [await made.submit(emission(1, key="k"))]
+        assert first.seq is not None
         made.log.open.clear()
         blocking = made.submit(emission())
         await eventually(lambda: len(made.log.groups) == 2)
@@ -166,12 +201,13 @@ async def test_a_refused_request_takes_nobody_with_it(tmp_path: Path) -> None:
             await refused
         assert caught.value.status == 409
         assert caught.value.indexes == (2,)
-        assert [(await a)[0].seq for a in (blocking, before, after)] == [2, 3, 4]
+        seqs = [(await a)[0].seq for a in (blocking, before, after)]
+        assert seqs == [first.seq + each for each in (1, 2, 3)]
 
 
 @pytest.mark.gen_test
 async def test_while_commits_fail_transient_ones_go_on_and_a_probe_finds_the_end(
-    tmp_path: Path,
+    tmp_path: Path, line: Opening
 ) -> None:
     async with line(tmp_path) as made:
         made.log.failing = LogUnavailableError("the disk is full")
@@ -184,12 +220,16 @@ async def test_while_commits_fail_transient_ones_go_on_and_a_probe_finds_the_end
         assert made.order.fault is not None
         made.log.failing = None
         await eventually(lambda: made.order.fault is None)
-        assert (await made.submit(emission()))[0].seq == 1
+        # Nothing was stored before it, but what found out that commits work.
+        (first,) = await made.submit(emission())
+        assert [event.seq for event in made.hub.since("u", 0) or ()] == [first.seq]
         assert made.broken == []
 
 
 @pytest.mark.gen_test
-async def test_a_broken_log_is_said_once_and_nothing_is_committed_after_it(tmp_path: Path) -> None:
+async def test_a_broken_log_is_said_once_and_nothing_is_committed_after_it(
+    tmp_path: Path, line: Opening
+) -> None:
     async with line(tmp_path) as made:
         made.log.open.clear()
         made.log.failing = LogBrokenError("fsync failed")
@@ -209,7 +249,9 @@ async def test_a_broken_log_is_said_once_and_nothing_is_committed_after_it(tmp_p
 
 
 @pytest.mark.gen_test
-async def test_a_fault_of_the_dispatch_leaves_no_caller_waiting(tmp_path: Path) -> None:
+async def test_a_fault_of_the_dispatch_leaves_no_caller_waiting(
+    tmp_path: Path, line: Opening
+) -> None:
     async with line(tmp_path) as made:
 
         async def fail(emission: Emission, seq: int | None) -> int:
@@ -225,7 +267,7 @@ async def test_a_fault_of_the_dispatch_leaves_no_caller_waiting(tmp_path: Path) 
 
 
 @pytest.mark.gen_test
-async def test_the_line_is_bounded_in_bytes(tmp_path: Path) -> None:
+async def test_the_line_is_bounded_in_bytes(tmp_path: Path, line: Opening) -> None:
     async with line(tmp_path, max_bytes=2000) as made:
         made.log.open.clear()
         accepted = [made.submit(emission(number)) for number in range(3)]
@@ -238,7 +280,9 @@ async def test_the_line_is_bounded_in_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_closed_line_finishes_what_it_holds_and_takes_nothing_more(tmp_path: Path) -> None:
+async def test_a_closed_line_finishes_what_it_holds_and_takes_nothing_more(
+    tmp_path: Path, line: Opening
+) -> None:
     async with line(tmp_path) as made:
         answers = [made.submit(emission(number)) for number in range(3)]
         await made.order.close()
@@ -249,7 +293,9 @@ async def test_a_closed_line_finishes_what_it_holds_and_takes_nothing_more(tmp_p
 
 
 @pytest.mark.gen_test
-async def test_a_commit_of_duplicates_alone_does_not_show_that_commits_work(tmp_path: Path) -> None:
+async def test_a_commit_of_duplicates_alone_does_not_show_that_commits_work(
+    tmp_path: Path, line: Opening
+) -> None:
     async with line(tmp_path) as made:
         await made.submit(emission(1, key="k"))
         made.log.failing = LogUnavailableError("the disk is full")
@@ -267,7 +313,7 @@ async def test_a_commit_of_duplicates_alone_does_not_show_that_commits_work(tmp_
 
 @pytest.mark.gen_test
 async def test_a_deletion_has_its_turn_when_all_that_is_committed_is_dispatched(
-    tmp_path: Path,
+    tmp_path: Path, line: Opening
 ) -> None:
     async with line(tmp_path) as made:
         seen: list[tuple[int, int]] = []
@@ -291,7 +337,7 @@ async def test_a_deletion_has_its_turn_when_all_that_is_committed_is_dispatched(
 
 
 @pytest.mark.gen_test
-async def test_a_deletion_that_breaks_the_log_ends_it_all(tmp_path: Path) -> None:
+async def test_a_deletion_that_breaks_the_log_ends_it_all(tmp_path: Path, line: Opening) -> None:
     async with line(tmp_path) as made:
 
         async def step() -> int:
@@ -306,7 +352,7 @@ async def test_a_deletion_that_breaks_the_log_ends_it_all(tmp_path: Path) -> Non
 
 @pytest.mark.gen_test
 async def test_a_deletion_that_fails_for_a_passing_reason_leaves_the_line_as_it_was(
-    tmp_path: Path,
+    tmp_path: Path, line: Opening
 ) -> None:
     async with line(tmp_path) as made:
 
@@ -320,7 +366,7 @@ async def test_a_deletion_that_fails_for_a_passing_reason_leaves_the_line_as_it_
 
 
 @pytest.mark.gen_test
-async def test_a_closed_line_takes_no_deletion(tmp_path: Path) -> None:
+async def test_a_closed_line_takes_no_deletion(tmp_path: Path, line: Opening) -> None:
     async with line(tmp_path) as made:
         await made.order.close()
 

@@ -16,6 +16,7 @@ from archibald_rt.eventlog.nats import arrivals
 from archibald_rt.server import Server
 from natsservers import NatsServer, cable, nats_server
 from support import Device, Harness, eventually, harness, problem_of, silenced, token
+from watching import watching
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,27 @@ async def test_transient_events_come_to_the_devices_of_other_servers_in_their_pl
         # Where they were emitted all come, and once.
         assert [each["payload"] for each in await until_payload(here, "end")] == [*wanted, "end"]
         assert await stranger.next() == {**device.seen[-1]}
+
+
+@pytest.mark.gen_test
+async def test_what_another_server_took_is_replayed_to_v1_and_seen_by_who_watches(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as (first, second), watching(second) as watch:
+        early, late = "2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z"
+        await first.emit(job(1, timestamp=early))
+        await first.emit(job(2, timestamp=late))
+        await first.emit(job(3, durable=False, timestamp=late))
+        shown: list[tuple[str, int]] = []
+        while len(shown) < 3:
+            message = await watch.next()
+            if not message["type"].startswith("rt."):
+                shown.append((message["userId"], message["payload"]))
+        assert shown == [("u", 1), ("u", 2), ("u", 3)]
+        device = await second.connect("u", v2=False, lastEventTs="2026-01-01T00:00:01Z")
+        assert await device.next() == {"type": "JOB", "payload": 2, "timestamp": late}
+        await first.emit(job(4, timestamp=early))
+        assert (await device.next())["payload"] == 4
 
 
 @pytest.mark.gen_test
