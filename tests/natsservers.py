@@ -117,14 +117,16 @@ class Cable:
         self._cut = False
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._cut:
-            writer.transport.abort()
-            return
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        both = {writer, there_writer}
-        self._writers |= both
+        both = {writer}
         try:
-            await asyncio.gather(_pass(reader, there_writer), _pass(there_reader, writer))
+            if self._cut:
+                return
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            both.add(there_writer)
+            self._writers |= both
+            # It may have been cut meanwhile.
+            if not self._cut:
+                await asyncio.gather(_pass(reader, there_writer), _pass(there_reader, writer))
         finally:
             self._writers -= both
             for each in both:
