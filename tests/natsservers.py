@@ -103,6 +103,7 @@ class Cable:
     def __init__(self, target: str) -> None:
         self._target = int(target.rpartition(":")[2])
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._cut = False
         self.url = ""
 
@@ -115,6 +116,18 @@ class Cable:
     def mend(self) -> None:
         """Let connections through again."""
         self._cut = False
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass a connection on until it ends."""
+        self._writers.add(writer)
+        task = asyncio.get_running_loop().create_task(self._carry(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def over(self) -> None:
+        """Wait until no connection is left of those that were cut."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         both = {writer}
@@ -145,10 +158,11 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def cable(server: NatsServer) -> AsyncIterator[Cable]:
     """Have a way to a server for the length of a block."""
     made = Cable(server.url)
-    listener = await asyncio.start_server(made._carry, "127.0.0.1", 0)  # noqa: SLF001 - it makes it
+    listener = await asyncio.start_server(made.accept, "127.0.0.1", 0)
     made.url = f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     try:
         yield made
     finally:
-        made.cut()
         listener.close()
+        made.cut()
+        await made.over()
