@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.errors import LogCopyError, LogInUseError, LogOpenError
-from archibald_rt.eventlog import exporting, files, importing, schema
+from archibald_rt.eventlog import exported as exported_lines
+from archibald_rt.eventlog import exporting, files, schema
 from archibald_rt.eventlog.exporting import export
 from archibald_rt.eventlog.importing import import_
 from archibald_rt.eventlog.sqlite import open_sqlite
@@ -167,7 +168,7 @@ def test_progress_is_told_in_bytes_of_the_file(tmp_path: Path, path: Path) -> No
     file.write_bytes(lines(header(last=3), *map(event, (1, 2, 3))).getvalue())
     told: list[tuple[str, int, int | None]] = []
     with pytest.MonkeyPatch.context() as patch, file.open("rb") as opened:
-        patch.setattr(importing, "HEARD_EVERY", 2)
+        patch.setattr(exported_lines, "HEARD_EVERY", 2)
         import_(path, opened, progress=lambda *each: told.append(each))
     size = file.stat().st_size
     assert [each[2] for each in told] == [size, size]
@@ -301,7 +302,7 @@ def test_an_import_is_whole_or_nothing_and_says_where_it_is_wrong(
 
 def test_a_line_without_an_end_is_given_up(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importing, "MAX_LINE", 1000)
+        patch.setattr(exported_lines, "MAX_LINE", 1000)
         long = lines(header(last=1), event(1, payload="x" * 1000))
         assert refusal(path, long) == "line 2: longer than 1000 bytes, which no log can hold"
         with Path("/dev/zero").open("rb") as endless:
