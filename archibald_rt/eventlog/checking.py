@@ -193,10 +193,26 @@ def _of_event(
     return _of_message(tail, instant)
 
 
+def message_fault(tail: bytes) -> str | None:
+    """Say what is wrong with the message of an event; None if nothing is."""
+    fault = _read(tail)
+    return fault if isinstance(fault, str) else None
+
+
 def _of_message(tail: bytes, instant: int) -> str | None:
+    right = _read(tail)
+    if isinstance(right, str):
+        return right
+    if instant != right:
+        return f"its instant is {_shown(instant)}, its timestamp says {right}"
+    return None
+
+
+def _read(tail: bytes) -> int | str:
+    """Return the instant of a message, or what is wrong with it."""
     try:
         message = _tail.decode(b"{" + tail)
-        right = instant_of(message.timestamp)
+        instant = instant_of(message.timestamp)
     except EmissionError as error:
         return error.detail
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -204,9 +220,7 @@ def _of_message(tail: bytes, instant: int) -> str | None:
     event_type = msgspec.json.encode(message.type)
     if make_tail(event_type, bytes(message.payload), message.timestamp) != tail or b"\n" in tail:
         return "its message is not written as the server writes it"
-    if instant != right:
-        return f"its instant is {_shown(instant)}, its timestamp says {right}"
-    return None
+    return instant
 
 
 def _named(user: object) -> str:

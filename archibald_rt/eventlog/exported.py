@@ -96,9 +96,7 @@ def repeated_key(first: int) -> EmissionError:
     return _bad("key", f"this user's event {first} has the same")
 
 
-def _check_place(
-    line: Line, before: Line, header: Header, watermarks: Mapping[bytes, int]
-) -> None:
+def _check_place(line: Line, before: Line, header: Header, watermarks: Mapping[bytes, int]) -> None:
     if line.seq <= before.seq:
         raise _bad("seq", f"expected one above {before.seq}, the line before's")
     if line.seq > header.last:

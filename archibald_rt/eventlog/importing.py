@@ -20,11 +20,15 @@ _CACHE = "PRAGMA cache_size = -262144"  # 256 MiB: neighbours by seq lie far apa
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """What became of an import: how many events the log holds, its head and its new epoch."""
+    """What became of an import: how many events the log holds, its head and its new epoch.
+
+    ``beyond`` is how many more there were, which the log's limits took at once.
+    """
 
     events: int
     head: int
     epoch: str
+    beyond: int = 0
 
 
 def import_(path: Path, file: BinaryIO, *, progress: Progress = unheard) -> Import:

@@ -15,7 +15,12 @@ from archibald_rt.eventlog.nats.names import Names
 OLDEST = (2, 12)
 """The oldest server that has atomic batches."""
 
-_EPOCH = "archibald_rt.epoch"
+EPOCH = "archibald_rt.epoch"
+"""Where the epoch is in a stream's metadata. Without it a stream is served by nobody."""
+
+IMPORTING = "archibald_rt.importing"
+"""Where the metadata of a stream that is imported into say by which import."""
+
 _NANOSECONDS = 1_000_000
 _UNLIMITED = -1
 
@@ -46,24 +51,52 @@ def require_version(major: int, minor: int) -> None:
 
 async def open_stream(jet: Jet, names: Names, retention: Retention, *, replicas: int) -> Opened:
     """Find the stream, or make it. Raises `LogOpenError`."""
-    wanted = _config(names, retention, replicas)
-    found = await _found(jet, names.stream)
+    wanted = config_of(names, retention, replicas)
+    found = await find_stream(jet, names.stream)
     if found is None:
-        made = {**wanted, "metadata": {_EPOCH: token_hex(8)}}
+        made = {**wanted, "metadata": {EPOCH: new_epoch()}}
         try:
             await jet.ask(f"STREAM.CREATE.{names.stream}", made)
         except LogUnavailableError as error:
             # Another server may have made it just now.
-            if await _found(jet, names.stream) is None:
+            if await find_stream(jet, names.stream) is None:
                 raise LogOpenError(f"[nats] stream {names.stream}: {error}") from None
-        found = await _found(jet, names.stream)
+        found = await find_stream(jet, names.stream)
     if found is None:
         raise LogOpenError(f"[nats] stream {names.stream}: it was deleted while it was opened")
+    return _checked(names, found, wanted)
+
+
+async def existing_stream(jet: Jet, names: Names) -> Opened:
+    """Find the stream, whatever its limits are. Raises `LogOpenError`, also without one."""
+    found = await find_stream(jet, names.stream)
+    if found is None:
+        raise LogOpenError(f"[nats] stream {names.stream}: there is no such stream")
+    return _checked(names, found, config_of(names, Retention(), found["config"]["num_replicas"]))
+
+
+def require_ours(stream: str, metadata: Mapping[str, str]) -> None:
+    """Raise `LogOpenError` for a stream whose metadata are not those of a log."""
+    if not metadata.keys() & {EPOCH, IMPORTING}:
+        raise LogOpenError(
+            f"[nats] stream {stream}: it is not one of archibald_rt; choose another name"
+        )
+
+
+def new_epoch() -> str:
+    """Make a name for a log, not to be guessed or met twice."""
+    return token_hex(8)
+
+
+def _checked(names: Names, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Opened:
     config, state = found["config"], found["state"]
-    epoch = (config.get("metadata") or {}).get(_EPOCH)
+    metadata = config.get("metadata") or {}
+    require_ours(names.stream, metadata)
+    epoch = metadata.get(EPOCH)
     if epoch is None:
         raise LogOpenError(
-            f"[nats] stream {names.stream}: it is not one of archibald_rt; choose another name"
+            f"[nats] stream {names.stream}: an import into it is under way, or was broken off"
+            " and has to be begun again"
         )
     for key in ("subjects", "retention", "discard", "storage", "allow_direct", "allow_atomic"):
         if config.get(key) != wanted[key]:
@@ -89,7 +122,7 @@ async def open_stream(jet: Jet, names: Names, retention: Retention, *, replicas:
 
 async def open_bucket(jet: Jet, bucket: str, subjects: str, *, replicas: int) -> None:
     """Find the key-value bucket, or make it. Raises `LogOpenError`."""
-    if await _found(jet, bucket) is not None:
+    if await find_stream(jet, bucket) is not None:
         return
     config = {
         "name": bucket,
@@ -106,7 +139,7 @@ async def open_bucket(jet: Jet, bucket: str, subjects: str, *, replicas: int) ->
     try:
         await jet.ask(f"STREAM.CREATE.{bucket}", config)
     except LogUnavailableError as error:
-        if await _found(jet, bucket) is None:
+        if await find_stream(jet, bucket) is None:
             raise LogOpenError(f"[nats] bucket {bucket}: {error}") from None
 
 
@@ -115,7 +148,8 @@ def milliseconds(moment: str) -> int:
     return timestamps.parse(moment) // _NANOSECONDS
 
 
-def _config(names: Names, retention: Retention, replicas: int) -> dict[str, Any]:
+def config_of(names: Names, retention: Retention, replicas: int) -> dict[str, Any]:
+    """Return what JetStream is told of a stream when it is made."""
     cap = retention.max_events_per_user
     return {
         "name": names.stream,
@@ -142,7 +176,8 @@ def _differing(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     ]
 
 
-async def _found(jet: Jet, stream: str) -> dict[str, Any] | None:
+async def find_stream(jet: Jet, stream: str) -> dict[str, Any] | None:
+    """Return what JetStream says of a stream, None without one. Raises `LogOpenError`."""
     try:
         return await jet.ask(f"STREAM.INFO.{stream}")
     except LogUnavailableError as error:

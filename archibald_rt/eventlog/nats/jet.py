@@ -25,6 +25,7 @@ ANSWER_WITHIN = 5.0
 _WRONG_SEQUENCE = frozenset({10071, 10164})
 _NOT_FOUND = frozenset({10037, 10059})
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_EXPECTED_LAST = "Nats-Expected-Last-Sequence"
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -33,15 +34,20 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     subject: str
     data: bytes
     expected: int | None = None
+    headers: Mapping[str, str] = {}
 
 
 class Got(msgspec.Struct, frozen=True, gc=False):
-    """What is stored; not ``sure`` where some of its subject may be missing right before it."""
+    """What is stored; not ``sure`` where some of its subject may be missing right before it.
+
+    ``headers`` only as `Jet.read` finds them.
+    """
 
     seq: int
     subject: str
     data: bytes
     sure: bool = True
+    headers: Mapping[str, str] = {}
 
 
 class SequenceError(Exception):
@@ -72,25 +78,24 @@ class Jet:
             return None
         raise LogUnavailableError(f"JetStream refused {what}: {error.get('description')}")
 
-    async def store(self, messages: Sequence[Message]) -> int:
+    async def store(self, messages: Sequence[Message], *, after: int | None = None) -> int:
         """Store messages, all of them or none, one behind the other; returns the last seq.
 
-        Raises `SequenceError` where an expectation was not met.
+        With ``after`` only if that is the stream's last seq. Raises `SequenceError` where an
+        expectation was not met.
         """
         # A batch costs 5 ms more than a message: the server stages it on disk.
-        batch = {"Nats-Batch-Id": token_hex(16)} if len(messages) > 1 else {}
+        batch = token_hex(16) if len(messages) > 1 else None
         try:
             for place, message in enumerate(messages, 1):
-                headers = {**batch}
-                if batch:
-                    headers["Nats-Batch-Sequence"] = str(place)
-                if message.expected is not None:
-                    headers[_EXPECTED] = str(message.expected)
+                headers = _headers(message, batch, place)
+                if after is not None and place == 1:
+                    headers[_EXPECTED_LAST] = str(after)
                 if place == len(messages):
                     break
                 self._require_connection()
                 await self.connection.publish(message.subject, message.data, headers=headers)
-            if batch:
+            if batch is not None:
                 headers["Nats-Batch-Commit"] = "1"
             answer = json.loads(await self._request(message.subject, message.data, headers))
         except nats.errors.TimeoutError:
@@ -152,7 +157,12 @@ class Jet:
                     if "Nats-Sequence" not in headers:
                         break
                     found.append(
-                        Got(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
+                        Got(
+                            int(headers["Nats-Sequence"]),
+                            headers["Nats-Subject"],
+                            message.data,
+                            headers,
+                        )
                     )
             except TimeoutError:
                 raise LogUnavailableError("JetStream did not answer a read in time") from None
@@ -199,6 +209,15 @@ class Jet:
         # What is published now would wait for the connection, and be stored after its answer.
         if not self.connection.is_connected:
             raise LogUnavailableError("the log is unavailable: not connected to NATS")
+
+
+def _headers(message: Message, batch: str | None, place: int) -> dict[str, str]:
+    headers = {**message.headers}
+    if batch is not None:
+        headers |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
+    if message.expected is not None:
+        headers[_EXPECTED] = str(message.expected)
+    return headers
 
 
 def _explained(error: nats.errors.Error) -> str:

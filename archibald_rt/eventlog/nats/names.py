@@ -9,6 +9,7 @@ Of the stream ``RT``::
     RT.t.<partition>.u.<user>          transient events, never stored
     RT.t.all                           transient broadcasts
     RT.c.kick                          users to be cut off
+    RT.c.import                        whoever imports into the stream answers there
 
 The partition is there for nodes that will follow a part of the users.
 """
@@ -45,6 +46,8 @@ class Names:
         self.probe = f"{stream}.p"
         self.transients = f"{stream}.t.>"
         self.kick = f"{stream}.c.kick"
+        self.importing = f"{stream}.c.import"
+        self.all = f"{stream}.>"
 
     @property
     def stored(self) -> list[str]:
@@ -61,8 +64,12 @@ class Names:
 
     def key(self, user: str | None, key: str) -> str:
         """Return the subject of a key."""
+        return self.key_of(user, key.encode())
+
+    def key_of(self, user: str | None, key: bytes) -> str:
+        """Return the subject of a key, which is given in UTF-8."""
         # A key's digest, since a subject may not be as long as a key.
-        return self.keys_of(user)[:-1] + hashlib.sha256(key.encode()).hexdigest()
+        return self.keys_of(user)[:-1] + hashlib.sha256(key).hexdigest()
 
     def keys_of(self, user: str | None) -> str:
         """Return the subjects of all keys of a user."""
@@ -74,6 +81,17 @@ class Names:
         """Return whose events have a subject; None for everybody's."""
         last = subject.rpartition(".")[2]
         return None if last == "all" else text_of(last)
+
+    def is_event(self, subject: str) -> bool:
+        """Whether a subject is a user's, or the broadcasts'."""
+        try:
+            return self.durable(self.user(subject)) == subject
+        except ValueError:
+            return False
+
+    def is_key(self, subject: str) -> bool:
+        """Whether a subject is one of keys."""
+        return subject.startswith(self.keys[:-1])
 
 
 def _rest(user: str | None) -> str:

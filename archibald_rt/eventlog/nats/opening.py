@@ -23,8 +23,8 @@ CONNECT_WITHIN = 5.0
 _logger = structlog.stdlib.get_logger("archibald_rt.eventlog.nats")
 
 
-class _Link:
-    """A connection that is kept up, and the log that is told how it fares."""
+class Link:
+    """A connection that is kept up, and the log, if any, that is told how it fares."""
 
     def __init__(self) -> None:
         self.connection = Client()
@@ -86,6 +86,21 @@ class _Link:
 
 
 @asynccontextmanager
+async def connected(
+    servers: Sequence[str], *, credentials: Path | None = None, tls_ca: Path | None = None
+) -> AsyncIterator[Link]:
+    """Connect for the length of a block. Raises `LogOpenError` with one line."""
+    link = Link()
+    try:
+        await link.connect(servers, credentials=credentials, tls_ca=tls_ca)
+        version = link.connection.connected_server_version
+        require_version(version.major, version.minor)
+        yield link
+    finally:
+        await link.connection.close()
+
+
+@asynccontextmanager
 async def open_nats(
     servers: Sequence[str],
     stream: str,
@@ -101,13 +116,11 @@ async def open_nats(
     ``retention`` and ``replicas`` are for a stream that is made; where one that is there differs,
     that is logged and nothing is changed. Raises `LogOpenError` with one line.
     """
-    link = _Link()
-    connection = link.connection
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(connection.close)
-        await link.connect(servers, credentials=credentials, tls_ca=tls_ca)
-        version = connection.connected_server_version
-        require_version(version.major, version.minor)
+        link = await stack.enter_async_context(
+            connected(servers, credentials=credentials, tls_ca=tls_ca)
+        )
+        connection = link.connection
         if connection.max_payload < max_event:
             raise LogOpenError(
                 f"[nats] servers: their max_payload is {connection.max_payload}; expected at"

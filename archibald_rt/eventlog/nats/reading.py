@@ -149,7 +149,7 @@ class Reader:
             self._gone_of(self._names.durable(user)),
             self._gone_of(self._names.durable(None)),
         )
-        return max(own, self._state.erased(user)), everybody
+        return max(own, self._state.erased(user)), max(everybody, self._state.erased(None))
 
     async def _gone_of(self, subject: str) -> int:
         stream = self._names.stream

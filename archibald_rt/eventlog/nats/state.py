@@ -2,11 +2,11 @@
 
 Each key holds a number: ``revoked.user.<user>`` the moment before which tokens are refused,
 ``revoked.token.<id>`` when the token expires, ``erased.<user>`` up to where the user's own events
-were erased.
+were erased, or lost before they came into this stream. An empty name stands for the broadcasts.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from archibald_rt.errors import LogUnavailableError
 from archibald_rt.eventlog.nats.jet import Got, Jet, Message, SequenceError
@@ -49,9 +49,18 @@ class State:
         found = (_revocation(key, value) for key, (value, _) in self._values.items())
         return [each for each in found if each is not None]
 
-    def erased(self, user: str) -> int:
-        """Return up to where a user's own events were erased, 0 for none."""
-        return self._values.get(_ERASED + token(user), (0, 0))[0]
+    def erased(self, user: str | None) -> int:
+        """Return up to where a user's own events, or (None) broadcasts, are gone; 0 for none."""
+        return self._values.get(_ERASED + token(user or ""), (0, 0))[0]
+
+    @property
+    def erasures(self) -> Mapping[str, int]:
+        """Up to where whose own events are gone for good; by an empty name the broadcasts."""
+        return {
+            text_of(key.removeprefix(_ERASED)): value
+            for key, (value, _) in self._values.items()
+            if key.startswith(_ERASED)
+        }
 
     async def hear(self, got: Got) -> None:
         """Learn of a message of the bucket, as it comes."""
@@ -78,9 +87,9 @@ class State:
         else:
             await self._raise(_TOKEN + token(revocation.token_id), revocation.expires)
 
-    async def erase(self, user: str, through: int) -> None:
-        """Store that a user's own events up to a seq are to be gone."""
-        await self._raise(_ERASED + token(user), through)
+    async def erase(self, user: str | None, through: int) -> None:
+        """Store that a user's own events, or (None) broadcasts, up to a seq are to be gone."""
+        await self._raise(_ERASED + token(user or ""), through)
 
     async def forget(self, expired_before: int) -> None:
         """Delete the revocations of tokens that expired before a moment."""
