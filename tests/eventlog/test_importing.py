@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archibald_rt.emissions import EmissionReader
+from arbitrary import ITEMS, emitted
 from archibald_rt.errors import LogCopyError, LogInUseError, LogOpenError
 from archibald_rt.eventlog import exported as exported_lines
 from archibald_rt.eventlog import exporting, files, schema
@@ -21,10 +21,8 @@ from archibald_rt.eventlog.exporting import export
 from archibald_rt.eventlog.importing import import_
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.revocations import TokenRevocation, UserRevocation
-from archibald_rt.timestamps import Stamper
 from logfiles import (
     append,
-    append_by,
     by_hand,
     delete,
     emission,
@@ -175,64 +173,14 @@ def test_progress_is_told_in_bytes_of_the_file(tmp_path: Path, path: Path) -> No
     assert told[-1][1] == size
 
 
-_scalars = st.one_of(
-    st.sampled_from(
-        ["1.00", "1e400", "-0", "-0.0", "12345678901234567890123", "1E+2", "null", "true", '""']
-    ),
-    st.text(st.characters(exclude_categories=["Cs"])).map(json.dumps),
-    st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=10).map(
-        lambda text: json.dumps(text, ensure_ascii=False)
-    ),
-    st.sampled_from(['"\\u00e9\\/\\ud83e\\udd80"', '"\\u0000\u2028"', '"\x7f"']),
-)
-_spaces = st.sampled_from(["", " ", "\t", "  \n", "\r\n"])
-_payloads = st.recursive(
-    _scalars,
-    lambda inner: st.one_of(
-        st.tuples(st.lists(inner, max_size=3), _spaces).map(
-            lambda made: f"[{made[1]}{(',' + made[1]).join(made[0])}{made[1]}]"
-        ),
-        # A name may come twice; both are kept.
-        st.tuples(st.lists(st.tuples(st.sampled_from(['"a"', '"\\u0061"', '""']), inner)), _spaces)
-        .map(lambda made: [f"{name}{made[1]}:{value}" for name, value in made[0]])
-        .map(lambda members: "{" + ", ".join(members) + "}"),
-    ),
-    max_leaves=6,
-)
-_names = st.text(
-    st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=256
-) | st.sampled_from(["\U0001f980" * 256, "'\";--", "e\u0301", "\u00e9", " ", "null"])
-_emissions = st.fixed_dictionaries(
-    {
-        "userId": _names | st.none(),
-        "payload": _payloads,
-        "type": _names.map(lambda name: name[:99]),
-    },
-    optional={"key": _names.map(lambda name: name[:200])},
-)
-
-
 @settings(max_examples=60)
-@given(st.lists(_emissions, max_size=8))
+@given(st.lists(ITEMS, max_size=8))
 def test_whatever_can_be_emitted_comes_through_an_export_and_an_import_byte_by_byte(
     items: list[dict[str, Any]],
 ) -> None:
-    reader = EmissionReader(Stamper(), (), max_event=0)
     with tempfile.TemporaryDirectory() as name:
         first, second = Path(name, "first.db"), Path(name, "second.db")
-        append(first)
-        with closing(schema.open_writer(first)) as connection:
-            for item in items:
-                payload = item.pop("payload").encode()
-                user = item.pop("userId")
-                body = json.dumps({**item, "type": "x" + item["type"], "durable": True}).encode()
-                body = body[:-1] + b',"payload":' + payload + b"}"
-                if user is None:
-                    one = reader.read_broadcast(body)
-                else:
-                    whole = b'{"userId":' + json.dumps(user).encode() + b"," + body[1:]
-                    ((one,), _) = reader.read(whole)
-                append_by(connection, one)
+        append(first, *emitted(items))
         import_(second, Input(exported(first)))
         found, expected = tables(second), tables(first)
         assert {**found, "meta": []} == {**expected, "meta": []}
