@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from archibald_rt.eventlog import files, schema
+from logcommands import begun, done, refused
 from logfiles import append, by_hand, emission, folder, tables, users
 from processes import PATIENCE, command, environment, serving
 from support import Harness, eventually, settings_for
@@ -38,34 +38,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
-def done(
-    folder: Path,
-    *arguments: str,
-    stdin: bytes | None = None,
-    extra: Mapping[str, str] | None = None,
-) -> str:
-    """Run a command that has to succeed; returns what it prints."""
-    ended = command(folder, "log", *arguments, stdin=stdin, extra=extra)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return ended.stdout
-
-
-def refused(
-    folder: Path,
-    *arguments: str,
-    code: int = 1,
-    stdin: bytes | None = None,
-    extra: Mapping[str, str] | None = None,
-) -> str:
-    """Run a command that has to fail; returns its one line."""
-    ended = command(folder, "log", *arguments, stdin=stdin, extra=extra)
-    assert ended.stdout == ""
-    assert ended.returncode == code, ended.stderr
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith("archibald-rt: ")
-    return line
-
-
 def elsewhere(path: Path) -> dict[str, str]:
     return {"ARCHIBALD_RT_LOG_PATH": str(path)}
 
@@ -80,25 +52,6 @@ def large(path: Path, rows: int = 300_000) -> None:
             "INSERT INTO commits SELECT i, x'75', committed FROM n, commits WHERE seq = 1",
         ):
             connection.execute(f"{numbers} {insert}", {"rows": rows})
-
-
-@contextlib.contextmanager
-def begun(
-    folder: Path, *arguments: str, extra: Mapping[str, str] | None = None
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a command for the length of a block, its input open; it is killed at the end."""
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "archibald_rt", "log", *arguments],
-        cwd=folder,
-        env=environment(folder, extra),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def partial(folder: Path) -> list[Path]:
@@ -276,13 +229,6 @@ def test_what_is_no_log_is_left_as_it_is(
     before = folder(tmp_path)
     assert f"log {path}: " in refused(tmp_path, *arguments)
     assert {**folder(tmp_path), "events.db.lock": b""} == {**before, "events.db.lock": b""}
-
-
-@pytest.mark.parametrize("arguments", [*COMMANDS, ("import",)], ids=lambda words: words[0])
-def test_another_engine_has_other_commands(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    line = refused(tmp_path, *arguments, code=2, extra={"ARCHIBALD_RT_LOG_ENGINE": "nats"})
-    assert "[log] engine: " in line
-    assert "nats" in line
 
 
 def test_wrong_usage_ends_with_2(tmp_path: Path, path: Path) -> None:

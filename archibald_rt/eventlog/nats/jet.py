@@ -161,7 +161,7 @@ class Jet:
                             int(headers["Nats-Sequence"]),
                             headers["Nats-Subject"],
                             message.data,
-                            headers,
+                            headers=headers,
                         )
                     )
             except TimeoutError:
