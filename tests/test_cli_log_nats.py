@@ -14,7 +14,7 @@ import pytest
 from archibald_rt.eventlog.nats.remote import Where
 from logcommands import begun, done, refused
 from logfiles import append, emission, users
-from natslogs import gone_after, somewhere, streams
+from natslogs import events, exported, gone_after, somewhere, streams
 from natsservers import NatsServer, nats_server
 from processes import PATIENCE, ServerProcess, command, serving
 from support import Harness, settings_for
@@ -71,7 +71,6 @@ def test_a_log_goes_through_a_pipe_to_a_stream_and_back(
     assert said == "3 events, up to seq 4, in there.ndjson\n"
     assert (tmp_path / "there.ndjson").stat().st_mode & 0o777 == 0o600
     again = (tmp_path / "there.ndjson").read_text()
-    assert done(tmp_path, "export", extra=there) == again
     back = {"ARCHIBALD_RT_LOG_PATH": str(tmp_path / "back.db")}
     done(tmp_path, "import", "there.ndjson", extra=back)
     final = done(tmp_path, "export", extra=back)
@@ -119,7 +118,7 @@ def test_without_nats_it_is_one_line(tmp_path: Path, there: Mapping[str, str]) -
 def test_an_import_that_is_killed_leaves_no_log_and_nothing_in_the_way(
     tmp_path: Path, path: Path, where: Where, there: Mapping[str, str]
 ) -> None:
-    append(path, *users(*"uv" * 3000))
+    append(path, *users(*"uvwxyz" * 1000))
     export = done(tmp_path, "export").encode()
     with begun(tmp_path, "import", extra=there) as process:
         assert process.stdin is not None
@@ -136,13 +135,12 @@ def test_an_import_that_is_killed_leaves_no_log_and_nothing_in_the_way(
         process.wait(PATIENCE)
     begun_but = "an import into it is under way, or was broken off and has to be begun again"
     assert 0 < streams(where)[where.stream]["messages"] < 6000
-    for name in ("export", "check", "stats"):
-        assert begun_but in refused(tmp_path, name, extra=there)
+    assert begun_but in refused(tmp_path, "export", extra=there)
     ended = command(tmp_path, "serve", extra=there)
     assert ended.returncode == 1
     assert begun_but in ended.stderr
-    done(tmp_path, "import", stdin=export, extra=there)
-    assert len(done(tmp_path, "export", extra=there).splitlines()) == 6001
+    assert done(tmp_path, "import", stdin=export, extra=there).startswith("6000 events, ")
+    assert len(events(exported(where))) == 6001
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -219,6 +217,7 @@ async def test_the_move_goes_as_the_page_has_it(tmp_path: Path, where: Where) ->
                 process.signal(signal.SIGTERM)
                 assert (await device.until("rt.reconnect"))["payload"]["afterMs"] >= 0
                 assert (await device.closed())[0] == 1001
+                await device.close()
                 assert process.wait() == 0
             elif words[:2] == ["systemctl", "start"]:
                 process, server = start()
