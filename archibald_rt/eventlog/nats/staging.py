@@ -85,6 +85,10 @@ class Staged:
                 f"[nats] stream {stream}: is not empty; import into a new one and set [nats]"
                 " stream to it"
             )
+        if found["state"]["consumer_count"]:
+            raise LogOpenError(
+                f"[nats] stream {stream}: a server is running on it, or was seconds ago; stop it"
+            )
         return False
 
     async def _here(self, message: Msg) -> None:
