@@ -127,7 +127,7 @@ def rich(path: Path) -> Path:
         delete(connection, "u", 4)
         delete(connection, "v", 6)
         delete(connection, "w\u00e9", 3)
-        delete(connection, "", 2)
+        delete(connection, "", 8)
     append_to_file(path, *users("u", None, *"uz"), committed=9)
     with closing(schema.open_writer(path)) as connection:
         delete(connection, "z", 13)
@@ -220,13 +220,16 @@ def test_an_event_more_than_is_kept_is_none_and_a_loss(server: NatsServer, path:
 
         async def fill() -> None:
             async with open_nats(where.servers, where.stream, retention=Retention(0, 2, 0)) as log:
-                for user in ["u", "v", "u", "u", None, None, None, "u"]:
-                    await appended(log, [[emission(user)]])
+                # Its key stays behind alone.
+                await stored(log, emission("u", key="k"))
+                for user in ["v", "u", "u", None, None, None, "u"]:
+                    await stored(log, emission(user))
 
         asyncio.run(fill())
         export = exported(where)
-        assert [json.loads(line)["seq"] for line in export.split(b"\n")[1:-1]] == [2, 4, 6, 7, 8]
-        assert about(export)["watermarks"] == [[None, 5], ["u", 3]]
+        assert [json.loads(line)["seq"] for line in export.split(b"\n")[1:-1]] == [3, 5, 7, 8, 9]
+        assert about(export)["watermarks"] == [[None, 6], ["u", 4]]
+        assert b'"key"' not in export
         into_file(path, Input(export))
 
 
@@ -243,15 +246,21 @@ def test_limits_are_kept_and_what_is_beyond_them_is_said(where: Where, path: Pat
     asyncio.run(read())
 
 
+@pytest.mark.parametrize("exported_before", [2, 6])
 @pytest.mark.parametrize("most", [2, 1000])
 def test_what_was_deleted_while_a_file_was_exported_is_gone_and_known_to_be(
-    path: Path, tmp_path: Path, where: Where, most: int
+    path: Path, tmp_path: Path, where: Where, most: int, exported_before: int
 ) -> None:
     append_to_file(path, *users(*"uvuv"), emission("u", key="k"), *users(*"wwuw", None))
     pieces: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch, held(path) as connection:
         patch.setattr(exporting, "STEP", 2)
-        exporting.export(path, pieces.append, progress=lambda *_told: delete(connection, "u", 5))
+
+        def prune(_what: str, done: int, _total: int | None) -> None:
+            if done == exported_before:
+                delete(connection, "u", 5)
+
+        exporting.export(path, pieces.append, progress=prune)
     assert json.loads(pieces[-1])["watermarks"] == [["u", 5]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importing, "MOST", most)
@@ -448,6 +457,19 @@ def test_an_import_into_which_somebody_else_stores_fails(where: Where, path: Pat
 
     with pytest.raises(LogCopyError, match="somebody else stores in it"):
         import_(where, Slowly(b"\n".join(export)))
+    assert streams(where) == {}
+
+
+def test_an_import_behind_which_somebody_else_stores_fails(where: Where, path: Path) -> None:
+    append_to_file(path, *users(*"uvw"))
+
+    async def store(jet: Jet) -> None:
+        await jet.store([Message(Names(where.stream).durable("u"), b"")])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importing, "_lose", lambda *_: len([asked(where, store)]))
+        with pytest.raises(LogCopyError, match="somebody else has changed it"):
+            import_(where, Input(exported(path)))
     assert streams(where) == {}
 
 

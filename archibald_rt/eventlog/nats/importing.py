@@ -21,7 +21,7 @@ from archibald_rt.eventlog.nats.moved import moved, seq_before
 from archibald_rt.eventlog.nats.remote import Remote, Where, reached
 from archibald_rt.eventlog.nats.scanning import step
 from archibald_rt.eventlog.nats.staging import Staged, staged
-from archibald_rt.eventlog.ndjson import Header, Line
+from archibald_rt.eventlog.ndjson import MAX_SEQ, Header, Line
 
 BATCH_BYTES = 4 * 1024 * 1024
 """After how many bytes a batch ends sooner, so that large events take no more memory."""
@@ -53,7 +53,7 @@ def import_(
         with exported.numbered():
             for line in exported.events():
                 writing.add(line)
-        writing.flush()
+        writing.end()
         deleted = _lose(remote, stream, writing.lost(), exported.late)
         retained = remote.run(_retained(remote, retention.max_events_per_user))
         remote.run(stream.finish(writing.last))
@@ -87,13 +87,12 @@ class _Writing:
                 f"unreadable: an event of {len(line.tail)} bytes; the NATS servers' max_payload"
                 f" allows {most}"
             )
-        # A key takes a message of its own.
-        if len(self._messages) > MOST - 2 or self._size > BATCH_BYTES:
-            self.flush()
-        while self._waiting and self._waiting[-1][1] < line.seq:
-            self._note(*self._waiting.pop())
+        # A loss and a key take a message of their own.
+        if len(self._messages) > MOST - 3 or self._size > BATCH_BYTES:
+            self._flush()
         if not self._messages:
             self._begun.append((line.seq, self.last))
+        self._note(line.seq)
         names, user = self._remote.names, line.user.decode() or None
         if line.key is not None:
             if (first := self._keys.get((line.user, line.key))) is not None:
@@ -105,8 +104,12 @@ class _Writing:
         self._size += len(line.tail)
         self.events += 1
 
-    def flush(self) -> None:
-        """Store what was taken."""
+    def end(self) -> None:
+        """Store the rest of what was taken, when no more comes."""
+        self._note(MAX_SEQ + 1)
+        self._flush()
+
+    def _flush(self) -> None:
         if not self._messages:
             return
         try:
@@ -116,18 +119,21 @@ class _Writing:
         self._messages, self._size, self._keys = [], 0, {}
 
     def lost(self) -> dict[bytes, int]:
-        """Return up to where whose events are gone, in the seqs of here, when all are stored."""
-        while self._waiting:
-            self._note(*self._waiting.pop())
+        """Return up to where whose events are gone, in the seqs of here, after the end."""
         for user, seq in self._exported.late.items():
             self._lost[user] = max(self._place(seq), self._lost.get(user, 0))
         return self._lost
 
-    def _note(self, user: bytes, _seq: int) -> None:
-        last = self.last + len(self._messages)
+    def _note(self, before: int) -> None:
+        """Give what is gone before a seq, and after the last event, a seq of its own."""
+        gone: list[bytes] = []
+        while self._waiting and self._waiting[-1][1] < before:
+            gone.append(self._waiting.pop()[0])
         # Nobody stands before the first event.
-        if last:
-            self._lost[user] = last
+        if gone and self.events:
+            self._messages.append(Message(self._remote.names.probe, b""))
+            place = self.last + len(self._messages)
+            self._lost.update((user, place) for user in gone)
 
     def _place(self, seq: int) -> int:
         """Return the seq here of the last event up to a seq of there, 0 for none."""
