@@ -47,7 +47,8 @@ class AmongPeers:
         after = max(self._committed, self._hub.dispatched)
         if after > self._hub.dispatched:
             self._peers.defer(emission, after)
-        else:
+        elif self._peers.current:
+            # Else nobody may be served here, and when somebody may it is too late.
             delivered = await self._hub.dispatch(emission, None)
         await self._peers.tell(emission, after)
         return delivered

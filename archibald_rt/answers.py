@@ -149,8 +149,23 @@ class LogFigures(msgspec.Struct, frozen=True):
     fault: str | None
 
 
+class NodeFigures(msgspec.Struct, frozen=True, rename="camel"):
+    """One of several servers on one log."""
+
+    node: str
+    uptime_ms: Count
+    draining: bool
+    connections: Count
+    fault: str | None
+
+
 class Stats(msgspec.Struct, frozen=True, rename="camel"):
-    """The server in figures."""
+    """The server in figures.
+
+    Where several have one log, `nodes` are those that answered, and `missing` those that did not.
+    Sums are over all that answered; `uptimeMs`, `draining`, `revoked` and `log` (but for `erased`)
+    are of the one that was asked.
+    """
 
     uptime_ms: Count
     draining: bool
@@ -164,10 +179,15 @@ class Stats(msgspec.Struct, frozen=True, rename="camel"):
     outbox_total: OutboxFigures
     queue_bytes: Count
     log: LogFigures
+    nodes: list[NodeFigures] | UnsetType = UNSET
+    missing: list[str] | UnsetType = UNSET
 
 
 class ConnectionState(msgspec.Struct, frozen=True, rename="camel"):
-    """One connection; `position` is the seq of the last durable event written to it."""
+    """One connection; `position` is the seq of the last durable event written to it.
+
+    Where several servers have one log, `node` is the one it is connected to.
+    """
 
     connection: str
     user_id: UserId
@@ -183,13 +203,18 @@ class ConnectionState(msgspec.Struct, frozen=True, rename="camel"):
     dropped: Count
     silent_ms: Count | None
     round_trip_ms: Milliseconds | None
+    node: str | UnsetType = UNSET
 
 
 class Connections(msgspec.Struct, frozen=True):
-    """Those who are connected and were asked for, as many as fit, and how many there are."""
+    """Those who are connected and were asked for, as many as fit, and how many there are.
+
+    Where several servers have one log, `missing` are those that did not answer.
+    """
 
     connections: list[ConnectionState]
     total: Count
+    missing: list[str] | UnsetType = UNSET
 
 
 class RetainedEvent(msgspec.Struct, frozen=True):

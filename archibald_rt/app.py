@@ -10,6 +10,7 @@ from tornado.web import Application, RequestHandler
 
 from archibald_rt.addresses import NO_ADDRESS, TrustedProxies
 from archibald_rt.auth import BearerTokens
+from archibald_rt.cluster import Cluster
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.eventlog import EventLog
 from archibald_rt.handlers.admin import ConnectionsHandler, StatsHandler
@@ -148,6 +149,7 @@ def internal_app(  # noqa: PLR0913 - each handler is given what it needs, and th
     revoker: Revoker,
     scraper: Scraper,
     *,
+    cluster: Cluster,
     emit_tokens: BearerTokens,
     read_tokens: BearerTokens,
     max_body: int,
@@ -163,16 +165,8 @@ def internal_app(  # noqa: PLR0913 - each handler is given what it needs, and th
         "epoch": log.epoch,
         "max_body": max_body,
     }
-    counted = {
-        **tokens,
-        "hub": hub,
-        "order": order,
-        "reception": reception,
-        "log": log,
-        "upkeep": upkeep,
-    }
+    summing = {**tokens, "cluster": cluster}
     reading = {**tokens, "hub": hub, "log": log, "upkeep": upkeep, "broken": reception.broken}
-    receiving = {"hub": hub, "reception": reception}
     revoking = {**tokens, "revoker": revoker, "max_body": max_body}
     return InternalApplication(
         [
@@ -181,8 +175,8 @@ def internal_app(  # noqa: PLR0913 - each handler is given what it needs, and th
             (r"/internal/emit", EmitHandler, emitting),
             (r"/internal/broadcast", BroadcastHandler, emitting),
             (r"/metrics", MetricsHandler, {**tokens, "scraper": scraper}),
-            (r"/internal/stats", StatsHandler, counted),
-            (r"/internal/connections", ConnectionsHandler, {**tokens, **receiving}),
+            (r"/internal/stats", StatsHandler, summing),
+            (r"/internal/connections", ConnectionsHandler, summing),
             (r"/internal/stream", TrafficHandler, {**tokens, "tap": hub.tap}),
             (r"/internal/users/[^/]*/events", UserEventsHandler, reading),
             (r"/internal/users/[^/]*/disconnect", DisconnectHandler, revoking),

@@ -98,6 +98,8 @@ class ConnectedDevice(ABC):
             self.turn_away(CloseCode.POLICY_VIOLATION, "Authentication failed")
         elif reception.draining:
             self.turn_away(CloseCode.GOING_AWAY, "Server going away")
+        elif not reception.current:
+            self.turn_away(CloseCode.TRY_AGAIN_LATER, "Log unavailable")
         elif reception.full:
             self.turn_away(CloseCode.TRY_AGAIN_LATER, "Server full")
         elif not reception.limits.admits_user(identity.user):

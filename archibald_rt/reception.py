@@ -192,6 +192,11 @@ class Reception:
         return bool(limit) and len(self._devices) >= limit
 
     @property
+    def current(self) -> bool:
+        """Whether anybody may be served by what is known of revocations; see `Peers.current`."""
+        return self._log.peers is None or self._log.peers.current
+
+    @property
     def devices(self) -> list[Device]:
         """The devices that are connected."""
         return list(self._devices)
@@ -352,6 +357,9 @@ class Reception:
     async def hand_on(self, message: ClientMessage) -> None:
         """Hand a device's message to the hook, if there is one."""
         if self._on_message is None:
+            return
+        if not self.current:
+            self.counters.ignored += 1
             return
         try:
             result = self._on_message(message)

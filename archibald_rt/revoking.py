@@ -2,15 +2,24 @@
 
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from archibald_rt.auth import Identity
-from archibald_rt.errors import DrainingError, RevocationsFullError
+from archibald_rt.errors import DrainingError, LogUncertainError, RevocationsFullError
 from archibald_rt.eventlog import EventLog, Turn
 from archibald_rt.eventlog.base import Step
+from archibald_rt.questions import Shut
 from archibald_rt.reception import Reception
-from archibald_rt.revocations import Revocation, TokenRevocation, UserRevocation
+from archibald_rt.revocations import Revocation
 
+KICK_WITHIN = 5.0
+"""For how many seconds other servers are waited for where nothing is revoked."""
+
+_REMEMBERED = 1000
+"""Of how many revocations it is kept how many devices they have cut off."""
+
+_encode = msgspec.json.encode
 _logger = structlog.stdlib.get_logger("archibald_rt.revoking")
 
 
@@ -21,7 +30,8 @@ class Revoker:
     it leaves nothing behind. Refusing and cutting off are one step of the loop: whoever
     registered before is among the devices that are cut off, whoever comes later is refused.
     And it is the step that committed which goes on with that, so that no caller who goes away
-    can leave a revocation on disk that is not in force.
+    can leave a revocation on disk that is not in force. Where several servers have the log the
+    others are asked then; what the caller is told is of all of them.
 
     ``turn`` is the order queue's.
     """
@@ -30,6 +40,8 @@ class Revoker:
         self._log = log
         self._turn = turn
         self._reception = reception
+        # How many devices were cut off by what the log brought, for whoever asks: once.
+        self._heard: dict[Revocation, int] = {}
 
     async def disconnect(
         self, user: str, *, revoke_before: int | None = None, request_id: str = ""
@@ -38,12 +50,13 @@ class Revoker:
 
         With a moment (in nanoseconds since 1970) the user's tokens issued before are revoked
         first. The log line has the ``request_id``. Raises `DrainingError`,
-        `LogUnavailableError` (nothing was done) or `LogBrokenError` (they may have been revoked).
+        `LogUnavailableError` (nothing was done), `LogBrokenError` (they may have been revoked) or
+        `LogUncertainError` (that, or it is unknown whether another server has cut them off).
         """
-        revocation = None if revoke_before is None else UserRevocation(user, revoke_before)
+        shut = Shut(user=user, before=revoke_before)
+        revocation = shut.revocation
         count = await self._revoke(revocation, lambda held: held.user == user)
-        if self._log.peers is not None:
-            await self._log.peers.kick(user)
+        count += await self._shut_elsewhere(shut)
         _logger.info(
             "user disconnected",
             devices=count,
@@ -58,10 +71,11 @@ class Revoker:
         ``expires`` is when it expires, in nanoseconds since 1970; where that is past nothing is
         kept. Raises as `disconnect`, and `RevocationsFullError`.
         """
-        revocation = None
-        if expires >= self._reception.revocations.forgettable:
-            revocation = TokenRevocation(token_id, expires)
+        kept = expires >= self._reception.revocations.forgettable
+        shut = Shut(token_id=token_id, expires=expires if kept else None)
+        revocation = shut.revocation
         count = await self._revoke(revocation, lambda held: held.token_id == token_id)
+        count += await self._shut_elsewhere(shut)
         _logger.info(
             "token revoked", devices=count, expired=revocation is None, request_id=request_id
         )
@@ -74,11 +88,47 @@ class Revoker:
         """
         revocations = self._reception.revocations
         revocations.add(revocation)
-        self._reception.cut_off(revocations.revoked)
+        if count := self._reception.cut_off(revocations.revoked):
+            self._heard[revocation] = self._heard.get(revocation, 0) + count
+            if len(self._heard) > _REMEMBERED:
+                del self._heard[next(iter(self._heard))]
 
-    def kicked(self, user: str) -> None:
-        """Cut off the devices of a user who was disconnected by way of another server."""
-        self._reception.cut_off(lambda held: held.user == user)
+    def shut(self, shut: Shut) -> int:
+        """Do what another server says; returns how many devices were cut off for it.
+
+        Those are among them that were cut off when the log brought the same.
+        """
+        count = 0
+        if (revocation := shut.revocation) is not None:
+            self.heard(revocation)
+            count = self._heard.pop(revocation, 0)
+        return count + self._reception.cut_off(
+            lambda held: (
+                shut.user == held.user if shut.token_id is None else shut.token_id == held.token_id
+            )
+        )
+
+    async def _shut_elsewhere(self, shut: Shut) -> int:
+        """Have the other servers do the same; returns how many devices they cut off.
+
+        What is revoked is in force at each of them when this returns, or is before it serves
+        anybody again. Raises `LogUncertainError` where only a server itself could say that
+        its devices are cut off, and doesn't.
+        """
+        peers = self._log.peers
+        if peers is None:
+            return 0
+        kept = shut.revocation is not None
+        answers = await peers.ask(_encode(shut), None if kept else KICK_WITHIN)
+        if answers.silent:
+            names = ", ".join(answers.silent)
+            if not kept:
+                raise LogUncertainError(f"no answer came from {names}")
+            _logger.warning(
+                "servers did not answer: each serves nobody until it knows what is revoked",
+                nodes=names,
+            )
+        return sum(msgspec.json.decode(each, type=int) for each in answers.given if each)
 
     async def _revoke(
         self, revocation: Revocation | None, those: Callable[[Identity], bool]

@@ -1,14 +1,18 @@
 """A server in whatever process: its parts put together, listening, drained, closed."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 
+from msgspec import UNSET
+
 from archibald_rt.addresses import TrustedProxies
 from archibald_rt.app import internal_app, public_app
 from archibald_rt.auth import BearerTokens, ClaimNames, Jwks, TokenVerifier
+from archibald_rt.cluster import Cluster
 from archibald_rt.drain import drain
 from archibald_rt.emissions import EmissionReader
 from archibald_rt.errors import ConfigError, LogError
@@ -17,6 +21,7 @@ from archibald_rt.eventlog.peers import PeerHooks
 from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import TransientTypes
 from archibald_rt.fetch import fetching
+from archibald_rt.figures import Figures
 from archibald_rt.http1.listener import Listener
 from archibald_rt.http1.terms import Limits
 from archibald_rt.hub import Hub
@@ -27,6 +32,7 @@ from archibald_rt.order import OrderQueue
 from archibald_rt.origins import OriginPolicy
 from archibald_rt.recent import USERS
 from archibald_rt.reception import ClientMessageHook, Counters, Reception, Tuning
+from archibald_rt.relay import Relay
 from archibald_rt.reload import Access, Reloaded, keys_of, tls_of
 from archibald_rt.requestlog import RequestLog
 from archibald_rt.revocations import Revocations
@@ -142,6 +148,16 @@ def retention_of(log: LogSettings) -> Retention:
     )
 
 
+def node_of(settings: Settings) -> str:
+    """Return what a server is called among those on its log: where it is, unless it is said."""
+    if settings.nats.node is not None:
+        return settings.nats.node
+    at = settings.server
+    # A port that is found free, or a socket's path, may be another's as well on the same host.
+    mark = os.getpid() if at.unix_socket is not None or not at.port else at.port
+    return f"{socket.gethostname()}:{mark}"
+
+
 def _opening(
     settings: Settings, stamped: Callable[[], int]
 ) -> AbstractAsyncContextManager[EventLog]:
@@ -160,6 +176,7 @@ def _opening(
         credentials=settings.nats.credentials,
         tls_ca=settings.nats.tls_ca,
         max_event=settings.events.max_event,
+        name=node_of(settings),
     )
 
 
@@ -182,7 +199,7 @@ async def running(
         log = await stack.enter_async_context(_opening(settings, stamp.milliseconds))
         stamp.not_before(log.last_stamp_ms)
         shutdown = Shutdown()
-        tap = Tap(log.epoch)
+        tap = Tap(log.epoch, node=UNSET if log.peers is None else log.peers.name)
         hub = Hub(log.head, recent=RECENT, lasts=await _lasts(log), tap=tap)
         sweep = Sweep(heartbeat=delivery.heartbeat, stall_timeout=delivery.stall_timeout)
         jwks = Jwks(await stack.enter_async_context(fetching()), auth.jwks_url)
@@ -284,14 +301,19 @@ async def running(
             request_ids=requests.ids,
         )
         revoker = Revoker(log, order.between, reception)
+        cluster = Cluster(log, Figures(hub, order, reception, log, upkeep), revoker)
         if log.peers is not None:
+            relay = Relay(tap, log.peers)
+            stack.push_async_callback(relay.close)
             log.peers.attach(
                 PeerHooks(
                     arrived=order.dispatch_arrived,
                     doubted=order.doubt,
                     erased=hub.forget,
                     revoked=revoker.heard,
-                    kicked=revoker.kicked,
+                    asked=cluster.answer,
+                    watched=relay.watched,
+                    shared=tap.received,
                     broken=shutdown.broken,
                 )
             )
@@ -310,6 +332,7 @@ async def running(
                 upkeep,
                 revoker,
                 scraper,
+                cluster=cluster,
                 emit_tokens=emit_tokens,
                 read_tokens=read_tokens,
                 max_body=internal.max_body,

@@ -13,7 +13,7 @@ import structlog
 
 from archibald_rt.errors import ConfigError
 from archibald_rt.listen import raise_descriptor_limit
-from archibald_rt.server import Server, running
+from archibald_rt.server import Server, node_of, running
 from archibald_rt.settings import Settings
 from archibald_rt.systemd import NOTHING_INHERITED, Inherited, Notifier
 
@@ -39,6 +39,9 @@ async def serve(
     """
     loop = asyncio.get_running_loop()
     limit = raise_descriptor_limit()
+    if settings.log.engine == "nats":
+        # Lines of several servers come together somewhere.
+        structlog.contextvars.bind_contextvars(node=node_of(settings))
     async with manager.signs_of_life(), running(settings, inherited) as server:
         stopping = False
 

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from archibald_rt.messages import DialectName, EventMessage
 from archibald_rt.shapes import Count, CursorText, Timestamp, UserId
@@ -30,12 +31,13 @@ class Watching(msgspec.Struct, frozen=True):
 
 
 class Connected(msgspec.Struct, frozen=True, rename="camel"):
-    """Whose device came, how, and from where."""
+    """Whose device came, how, and from where; to which server, where several have one log."""
 
     user_id: UserId
     connection: str
     protocol: DialectName
     address: str | None
+    node: str | UnsetType = UNSET
 
 
 class Disconnected(msgspec.Struct, frozen=True, rename="camel"):
@@ -45,6 +47,7 @@ class Disconnected(msgspec.Struct, frozen=True, rename="camel"):
     connection: str
     code: int
     reason: str
+    node: str | UnsetType = UNSET
 
 
 class Turned(msgspec.Struct, frozen=True, rename="camel"):
@@ -54,6 +57,7 @@ class Turned(msgspec.Struct, frozen=True, rename="camel"):
     connection: str
     state: Literal["live", "behind"]
     position: CursorText
+    node: str | UnsetType = UNSET
 
 
 class Dropped(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """What a server asks of a log that other servers append to as well, and is told by it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -29,16 +29,32 @@ class PeerHooks(msgspec.Struct, frozen=True):
     """What is called when something has come from elsewhere.
 
     ``arrived``: there is something to take. ``doubted``: the log can't be reached. ``erased``:
-    nothing may be kept at hand of what was dispatched. ``revoked`` and ``kicked``: tokens are
-    refused and devices cut off. ``broken``: only a restart helps.
+    nothing may be kept at hand of what was dispatched. ``revoked``: tokens are refused and devices
+    cut off. ``asked`` returns what another server is answered, None for nothing at all; ``watched``
+    says whether somebody watches at another, and ``shared`` has what is to be seen here.
+    ``broken``: only a restart helps.
     """
 
     arrived: Callable[[], None]
     doubted: Callable[[LogError], None]
     erased: Callable[[], None]
     revoked: Callable[[Revocation], None]
-    kicked: Callable[[str], None]
+    asked: Callable[[bytes], bytes | None]
+    watched: Callable[[bool], None]
+    shared: Callable[[bytes], None]
     broken: Callable[[BaseException], None]
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """What other servers answered, and the names of those that did not.
+
+    One that is ``silent`` may serve devices, or might until it was given up; one that is ``gone``
+    had not been heard of for so long by then that it serves nobody.
+    """
+
+    given: Sequence[bytes]
+    silent: Sequence[str]
+    gone: Sequence[str]
 
 
 class Peers(Protocol):
@@ -88,5 +104,26 @@ class Peers(Protocol):
         ``after`` is what was dispatched last here.
         """
 
-    async def kick(self, user: str) -> None:
-        """Have the others cut a user's devices off, if they can be reached."""
+    @property
+    def name(self) -> str:
+        """What this server is called among them."""
+
+    @property
+    def current(self) -> bool:
+        """Whether this server may serve by what it knows of revocations.
+
+        If not it hands nothing to any device, and nothing arrives, until it knows more.
+        """
+
+    async def ask(self, question: bytes, within: float | None) -> Answers:
+        """Ask the others, and wait for so many seconds at most for those that may be serving.
+
+        None is for as long as any of those that have not answered may serve without having heard of
+        what is revoked by now.
+        """
+
+    def watch(self, *, watched: bool) -> None:
+        """Let the others know whether somebody watches here."""
+
+    async def share(self, data: bytes) -> None:
+        """Have something seen at the others; it is lost where they can't be reached."""

@@ -135,6 +135,7 @@ class NatsSettings:
     stream: Annotated[str, kinds.STREAM_NAME] = "RT"
     # JetStream itself allows at most five.
     replicas: Annotated[int, kinds.count(5, smallest=1, example=3)] = 1
+    node: _OptionalText = None
     credentials: _OptionalPath = None
     tls_ca: _OptionalPath = None
 

@@ -9,9 +9,11 @@ import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
+from archibald_rt.eventlog.nats.asking import Asking
 from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, Got, Jet
+from archibald_rt.eventlog.nats.marks import Marks
 from archibald_rt.eventlog.nats.names import Names
-from archibald_rt.eventlog.peers import Arrival, PeerHooks
+from archibald_rt.eventlog.peers import Answers, Arrival, PeerHooks
 from archibald_rt.events import Emission
 
 WAITING = 8 * 1024 * 1024
@@ -34,7 +36,12 @@ def nothing(*_: object) -> None:
     """Do nothing."""
 
 
-UNHEARD = PeerHooks(nothing, nothing, nothing, nothing, nothing, nothing)
+def nothing_here(_: bytes) -> bytes:
+    """Answer whatever is asked: nobody is served yet."""
+    return b""
+
+
+UNHEARD = PeerHooks(nothing, nothing, nothing, nothing, nothing_here, nothing, nothing, nothing)
 
 
 class Arrivals:
@@ -43,9 +50,11 @@ class Arrivals:
     Transient events are held until the durable ones before them have arrived.
     """
 
-    def __init__(self, jet: Jet, names: Names, *, position: int) -> None:
+    def __init__(self, jet: Jet, names: Names, marks: Marks, *, position: int) -> None:
         self._jet = jet
         self._names = names
+        self._marks = marks
+        self._asking = Asking(jet, names, marks, UNHEARD)
         self.position = position
         """The seq of the last durable event that has arrived."""
         self.hooks = UNHEARD
@@ -66,14 +75,14 @@ class Arrivals:
 
     def attach(self, hooks: PeerHooks) -> None:
         """See `Peers.attach`."""
-        self.hooks = hooks
+        self.hooks = self._asking.hooks = hooks
         if self._waiting:
             hooks.arrived()
 
     @property
     def waiting(self) -> bool:
         """See `Peers.waiting`."""
-        return bool(self._waiting)
+        return bool(self._waiting) and self.current
 
     @property
     def lag(self) -> int:
@@ -82,7 +91,7 @@ class Arrivals:
 
     def take(self) -> Arrival | None:
         """See `Peers.take`."""
-        if not self._waiting:
+        if not self.waiting:
             return None
         arrival = self._waiting.popleft()
         self._size -= _size(arrival)
@@ -94,13 +103,13 @@ class Arrivals:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ANSWER_WITHIN
         while True:
-            while self._waiting and (self._waiting[0].seq or 0) <= seq:
+            while self.waiting and (self._waiting[0].seq or 0) <= seq:
                 arrival = self.take()
                 if arrival is not None:
                     yield arrival
                     if arrival.seq == seq:
                         return
-            if self.position >= seq or self._stood_at == self.position:
+            if self.position >= seq or self._stood_at == self.position or not self.current:
                 return
             self._moved.clear()
             try:
@@ -137,9 +146,39 @@ class Arrivals:
             headers[_CONFLATE] = emission.conflate.encode().hex()
         await self._publish(self._names.transient(emission.user), emission.tail, headers)
 
-    async def kick(self, user: str) -> None:
-        """See `Peers.kick`."""
-        await self._publish(self._names.kick, user.encode(), None)
+    @property
+    def name(self) -> str:
+        """See `Peers.name`."""
+        return self._marks.name
+
+    @property
+    def current(self) -> bool:
+        """See `Peers.current`."""
+        return self._marks.current
+
+    async def ask(self, question: bytes, within: float | None) -> Answers:
+        """See `Peers.ask`."""
+        return await self._asking.ask(question, within)
+
+    def watch(self, *, watched: bool) -> None:
+        """See `Peers.watch`."""
+        self._marks.watch(watched=watched)
+
+    async def share(self, data: bytes) -> None:
+        """See `Peers.share`."""
+        await self._publish(self._names.watched, data, None)
+
+    async def start(self) -> None:
+        """Hear of the others, and answer them."""
+        connection = self._jet.connection
+        await connection.subscribe(
+            self._names.transients, cb=self.transient, pending_bytes_limit=WAITING
+        )
+        await connection.subscribe(self._names.watched, cb=self._shared)
+        await self._asking.start()
+
+    async def _shared(self, message: Msg) -> None:
+        self.hooks.shared(message.data)
 
     async def durable(self, got: Got) -> None:
         """Take an event from the stream, when there is room for it."""
@@ -188,10 +227,6 @@ class Arrivals:
         self._add(Arrival(None, seq, seq))
         self._release(seq)
         self._moved.set()
-
-    async def kicked(self, message: Msg) -> None:
-        """Take a user's name from another server."""
-        self.hooks.kicked(message.data.decode())
 
     def _release(self, through: int) -> None:
         while self._held and self._held[0][0] <= through:

@@ -8,13 +8,19 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from archibald_rt.errors import LogBrokenError, LogError, LogUnavailableError
+from archibald_rt.errors import (
+    LogBrokenError,
+    LogError,
+    LogUnavailableError,
+    LogUncertainError,
+)
 from archibald_rt.eventlog.base import KeyConflict, Lasts, Page, Retention, Stored, Turn
 from archibald_rt.eventlog.nats.appending import MOST, Appender
-from archibald_rt.eventlog.nats.arrivals import WAITING, Arrivals
+from archibald_rt.eventlog.nats.arrivals import Arrivals
 from archibald_rt.eventlog.nats.definition import Opened, milliseconds, open_bucket
 from archibald_rt.eventlog.nats.follower import Follower
-from archibald_rt.eventlog.nats.jet import Jet, Message
+from archibald_rt.eventlog.nats.jet import Got, Jet, Message
+from archibald_rt.eventlog.nats.marks import UNHEARD, Marks
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.nats.reading import Reader
 from archibald_rt.eventlog.nats.state import State
@@ -27,12 +33,21 @@ _logger = structlog.stdlib.get_logger("archibald_rt.eventlog.nats")
 class NatsLog:
     """The `EventLog` in a stream; made by `opening.open_nats`."""
 
-    def __init__(self, jet: Jet, names: Names, opened: Opened) -> None:
+    def __init__(self, jet: Jet, names: Names, opened: Opened, *, name: str) -> None:
         self._jet = jet
         self._names = names
         self._opened = opened
-        self._arrivals = Arrivals(jet, names, position=opened.last)
         self._state = State(jet, names.stream, revoked=self._revoked, erased=self._erased)
+        self._marks = Marks(
+            jet,
+            self._state.bucket,
+            self._state.prefix,
+            name,
+            lapsed=self._doubted,
+            renewed=self._renewed,
+            watched=self._watched,
+        )
+        self._arrivals = Arrivals(jet, names, self._marks, position=opened.last)
         self._appender = Appender(jet, names)
         self._reader = Reader(jet, names, self._state, cap=opened.cap, replicas=opened.replicas)
         self._size = 0
@@ -52,8 +67,9 @@ class NatsLog:
             jet,
             self._state.bucket,
             self._state.subjects,
-            self._state.hear,
+            self._heard,
             after=0,
+            pending=self._changes_pending,
             doubted=self._doubted,
             broken=self._broken,
         )
@@ -64,19 +80,17 @@ class NatsLog:
         await open_bucket(
             self._jet, self._state.bucket, self._state.subjects, replicas=opened.replicas
         )
-        connection, arrivals = self._jet.connection, self._arrivals
-        await connection.subscribe(
-            self._names.transients, cb=arrivals.transient, pending_bytes_limit=WAITING
-        )
-        await connection.subscribe(self._names.kick, cb=arrivals.kicked)
+        await self._arrivals.start()
         await self._spine.start()
         await self._changes.start()
         await self._changes.caught_up()
+        await self._marks.start()
 
     def reconnected(self) -> None:
         """Go on after the connection was lost."""
         self._spine.restart()
         self._changes.restart()
+        self._marks.renew()
 
     def disconnected(self) -> None:
         """Take note that the connection was lost."""
@@ -126,7 +140,7 @@ class NatsLog:
         later_than: int | None = None,
     ) -> Page:
         """See `EventLog.page`."""
-        return await self._reader.page(
+        page = await self._reader.page(
             user,
             after=after,
             through=through,
@@ -134,6 +148,9 @@ class NatsLog:
             max_bytes=max_bytes,
             later_than=later_than,
         )
+        # Whom it is for may have been revoked while this server was cut off.
+        await self._marks.require()
+        return page
 
     async def first(self, user: str) -> int | None:
         """See `EventLog.first`."""
@@ -158,6 +175,8 @@ class NatsLog:
         """See `EventLog.probe`."""
         if not (self._spine.alive and self._changes.alive):
             raise LogUnavailableError("the log is unavailable: no events come from JetStream")
+        if not self._marks.current:
+            raise LogUnavailableError(UNHEARD)
         await self._jet.store([Message(self._names.probe, b"")])
 
     async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
@@ -191,12 +210,19 @@ class NatsLog:
 
     async def revoke(self, revocation: Revocation, turn: Turn) -> None:
         """See `EventLog.revoke`."""
+        seq = 0
 
         async def step() -> int:
-            await self._state.revoke(revocation)
+            nonlocal seq
+            seq = await self._state.revoke(revocation)
             return 0
 
         await turn(step)
+        try:
+            # From then on it is known which other servers have to hear of it.
+            await self._changes.reached(seq)
+        except LogUnavailableError as error:
+            raise LogUncertainError(str(error)) from None
 
     async def forget_revoked(self, expired_before: int, turn: Turn) -> None:  # noqa: ARG002 - no order to keep
         """See `EventLog.forget_revoked`."""
@@ -214,6 +240,7 @@ class NatsLog:
 
     async def close(self) -> None:
         """See `EventLog.close`."""
+        await self._marks.close()
         for follower in (self._spine, self._changes):
             await follower.close()
         await self._jet.connection.close()
@@ -231,6 +258,19 @@ class NatsLog:
 
     def _pending(self, count: int) -> None:
         self._arrivals.pending = count
+
+    async def _heard(self, got: Got) -> None:
+        await self._state.hear(got)
+        self._marks.hear(got)
+
+    def _changes_pending(self, count: int) -> None:
+        self._marks.pending = count
+
+    def _renewed(self) -> None:
+        self._arrivals.hooks.arrived()
+
+    def _watched(self, watched: bool) -> None:  # noqa: FBT001 - a callback
+        self._arrivals.hooks.watched(watched)
 
     def _revoked(self, revocation: Revocation) -> None:
         self._arrivals.hooks.revoked(revocation)

@@ -96,7 +96,14 @@ class Follower:
 
     async def caught_up(self) -> None:
         """Wait until all is taken that there was at the start. Raises `LogUnavailableError`."""
-        while self._place < self._pending:
+        await self._until(lambda: self._place >= self._pending)
+
+    async def reached(self, seq: int) -> None:
+        """Wait until a message is taken. Raises `LogUnavailableError`."""
+        await self._until(lambda: self.position >= seq)
+
+    async def _until(self, there: Callable[[], bool]) -> None:
+        while not there():
             self._moved.clear()
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):

@@ -8,7 +8,8 @@ Of the stream ``RT``::
     RT.p                               what probes commit
     RT.t.<partition>.u.<user>          transient events, never stored
     RT.t.all                           transient broadcasts
-    RT.c.kick                          users to be cut off
+    RT.c.ask                           what servers ask each other
+    RT.c.watched                       what those are told who watch at other servers
     RT.c.import                        whoever imports into the stream answers there
 
 The partition is there for nodes that will follow a part of the users.
@@ -45,7 +46,8 @@ class Names:
         self.keys = f"{stream}.k.>"
         self.probe = f"{stream}.p"
         self.transients = f"{stream}.t.>"
-        self.kick = f"{stream}.c.kick"
+        self.ask = f"{stream}.c.ask"
+        self.watched = f"{stream}.c.watched"
         self.importing = f"{stream}.c.import"
         self.all = f"{stream}.>"
 

@@ -110,11 +110,13 @@ async def open_nats(
     credentials: Path | None = None,
     tls_ca: Path | None = None,
     max_event: int = 64 * 1024,
+    name: str = "",
 ) -> AsyncIterator[NatsLog]:
     """Open the log in a stream, making it where there is none; close it at the end.
 
     ``retention`` and ``replicas`` are for a stream that is made; where one that is there differs,
-    that is logged and nothing is changed. Raises `LogOpenError` with one line.
+    that is logged and nothing is changed. ``name`` is what this server is called among those on the
+    log. Raises `LogOpenError` with one line.
     """
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(
@@ -131,7 +133,7 @@ async def open_nats(
         opened = await open_stream(jet, names, retention, replicas=replicas)
         for line in opened.differing:
             _logger.warning("the stream has other limits, nothing was changed", differs=line)
-        log = link.log = NatsLog(jet, names, opened)
+        log = link.log = NatsLog(jet, names, opened, name=name)
         stack.push_async_callback(log.close)
         stack.callback(link.leave)
         try:

@@ -24,6 +24,7 @@ from archibald_rt.eventlog.nats.definition import (
     require_ours,
 )
 from archibald_rt.eventlog.nats.jet import Jet
+from archibald_rt.eventlog.nats.marks import PREFIX
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.nats.remote import Remote
 from archibald_rt.eventlog.nats.state import State
@@ -47,13 +48,13 @@ class Staged:
         found = await find_stream(self._jet, stream)
         remains = found is not None and await self._are_remains(found)
         beside = await find_stream(self._jet, bucket)
-        if beside is not None and beside["state"]["last_seq"] and not remains:
+        if beside is not None and not remains and await self._holds_something():
             raise LogOpenError(
                 f"[nats] bucket {bucket}: is not empty; import into a new stream and set [nats]"
                 " stream to it"
             )
         # The stream says what it all is: it is the last to go.
-        if remains and beside is not None:
+        if beside is not None:
             await self._jet.ask(f"STREAM.DELETE.{bucket}")
         if found is not None:
             await self._jet.ask(f"STREAM.DELETE.{stream}")
@@ -65,6 +66,14 @@ class Staged:
         except LogUnavailableError as error:
             raise LogOpenError(f"[nats] stream {stream}: {error}") from None
         await open_bucket(self._jet, bucket, self.state.subjects, replicas=replicas)
+
+    async def _holds_something(self) -> bool:
+        """Whether there is more in the bucket than the marks of servers."""
+        body = {"subjects_filter": self.state.subjects}
+        info = await self._jet.ask(f"STREAM.INFO.{self.state.bucket}", body)
+        subjects = (info or {}).get("state", {}).get("subjects") or {}
+        marks = self.state.prefix + PREFIX
+        return any(not subject.startswith(marks) for subject in subjects)
 
     async def _are_remains(self, found: Mapping[str, Any]) -> bool:
         """Whether a stream is what an import left that was broken off; else it is empty."""

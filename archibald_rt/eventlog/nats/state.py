@@ -8,7 +8,7 @@ were erased, or lost before they came into this stream. An empty name stands for
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from archibald_rt.errors import LogUnavailableError
+from archibald_rt.errors import LogUnavailableError, LogUncertainError
 from archibald_rt.eventlog.nats.jet import Got, Jet, Message, SequenceError
 from archibald_rt.eventlog.nats.names import text_of, token
 from archibald_rt.revocations import Revocation, TokenRevocation, UserRevocation
@@ -34,12 +34,13 @@ class State:
     ) -> None:
         self._jet = jet
         self.bucket = f"KV_{stream}_state"
-        self._prefix = f"$KV.{stream}_state."
-        self.subjects = f"{self._prefix}>"
+        self.prefix = f"$KV.{stream}_state."
+        self.subjects = f"{self.prefix}>"
         # What each key holds, and the seq of the message that said so.
         self._values: dict[str, tuple[int, int]] = {}
         # What is being stored here: its message may come before the answer does.
         self._storing: tuple[str, int] | None = None
+        self._stored = 0
         self._revoked = revoked
         self._erased = erased
 
@@ -64,9 +65,13 @@ class State:
 
     async def hear(self, got: Got) -> None:
         """Learn of a message of the bucket, as it comes."""
-        key = got.subject.removeprefix(self._prefix)
+        key = got.subject.removeprefix(self.prefix)
         # A key that was deleted by hand holds nothing; what was known counts until a restart.
-        if _NUMBER.fullmatch(got.data) and self._storing != (key, int(got.data)):
+        if not _NUMBER.fullmatch(got.data):
+            return
+        if self._storing == (key, int(got.data)):
+            self._stored = got.seq
+        else:
             self._learn(key, int(got.data), got.seq)
 
     def _learn(self, key: str, value: int, seq: int) -> None:
@@ -80,12 +85,11 @@ class State:
         elif (revocation := _revocation(key, value)) is not None:
             self._revoked(revocation)
 
-    async def revoke(self, revocation: Revocation) -> None:
-        """Store a revocation; of two the later moment counts."""
+    async def revoke(self, revocation: Revocation) -> int:
+        """Store a revocation; of two the later moment counts. Returns its message's seq."""
         if isinstance(revocation, UserRevocation):
-            await self._raise(_USER + token(revocation.user), revocation.before)
-        else:
-            await self._raise(_TOKEN + token(revocation.token_id), revocation.expires)
+            return await self._raise(_USER + token(revocation.user), revocation.before)
+        return await self._raise(_TOKEN + token(revocation.token_id), revocation.expires)
 
     async def erase(self, user: str | None, through: int) -> None:
         """Store that a user's own events, or (None) broadcasts, up to a seq are to be gone."""
@@ -99,18 +103,18 @@ class State:
             if key.startswith(_TOKEN) and value < expired_before
         ]
         for key in expired:
-            body = {"filter": self._prefix + key}
+            body = {"filter": self.prefix + key}
             await self._jet.ask(f"STREAM.PURGE.{self.bucket}", body)
             self._values.pop(key, None)
 
-    async def _raise(self, key: str, value: int) -> None:
-        """Store a number under a key unless a higher one is there."""
-        subject = self._prefix + key
+    async def _raise(self, key: str, value: int) -> int:
+        """Store a number under a key unless a higher one is there; returns its seq."""
+        subject = self.prefix + key
         for _ in range(_TRIES):
             known, seq = self._values.get(key, (value - 1, 0))
             if known >= value:
-                return
-            self._storing = key, value
+                return seq
+            self._storing, self._stored = (key, value), 0
             try:
                 stored = await self._jet.store([Message(subject, str(value).encode(), seq)])
             except SequenceError:
@@ -124,9 +128,14 @@ class State:
                     self._values.pop(key, None)
                 else:
                     self._values[key] = value - 1, last.seq
+            except LogUncertainError:
+                if self._stored:
+                    # It came though its answer didn't: it is as if another server had stored it.
+                    self._learn(key, value, self._stored)
+                raise
             else:
                 self._values[key] = value, stored
-                return
+                return stored
             finally:
                 self._storing = None
         raise LogUnavailableError(
