@@ -6,7 +6,12 @@ import msgspec
 import structlog
 
 from archibald_rt.auth import Identity
-from archibald_rt.errors import DrainingError, LogUncertainError, RevocationsFullError
+from archibald_rt.errors import (
+    DrainingError,
+    LogUnavailableError,
+    LogUncertainError,
+    RevocationsFullError,
+)
 from archibald_rt.eventlog import EventLog, Turn
 from archibald_rt.eventlog.base import Step
 from archibald_rt.questions import Shut
@@ -119,6 +124,11 @@ class Revoker:
         if peers is None:
             return 0
         kept = shut.revocation is not None
+        if not kept:
+            try:
+                await peers.meet()
+            except LogUnavailableError as error:
+                raise LogUncertainError(str(error)) from None
         answers = await peers.ask(_encode(shut), None if kept else KICK_WITHIN)
         if answers.silent:
             names = ", ".join(answers.silent)

@@ -115,6 +115,12 @@ class Peers(Protocol):
         If not it hands nothing to any device, and nothing arrives, until it knows more.
         """
 
+    async def meet(self) -> None:
+        """Wait until all are known that serve by now; else one that begins may not be yet.
+
+        Raises `LogUnavailableError` if that can't be told. After a revocation they are known.
+        """
+
     async def ask(self, question: bytes, within: float | None) -> Answers:
         """Ask the others, and wait for so many seconds at most for those that may be serving.
 

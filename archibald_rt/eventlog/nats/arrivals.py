@@ -26,6 +26,7 @@ HELD = 10_000, 8 * 1024 * 1024
 """How many transient events, of how many bytes, may wait for the durable ones before them; those
 that wait for the earliest go first."""
 
+_UNREAD = WAITING
 _AFTER, _CONFLATE = "Rt-After", "Rt-Conflate"
 
 
@@ -156,6 +157,10 @@ class Arrivals:
         """See `Peers.current`."""
         return self._marks.current
 
+    async def meet(self) -> None:
+        """See `Peers.meet`."""
+        await self._marks.meet()
+
     async def ask(self, question: bytes, within: float | None) -> Answers:
         """See `Peers.ask`."""
         return await self._asking.ask(question, within)
@@ -172,7 +177,7 @@ class Arrivals:
         """Hear of the others, and answer them."""
         connection = self._jet.connection
         await connection.subscribe(
-            self._names.transients, cb=self.transient, pending_bytes_limit=WAITING
+            self._names.transients, cb=self.transient, pending_bytes_limit=_UNREAD
         )
         await connection.subscribe(self._names.watched, cb=self._shared)
         await self._asking.start()

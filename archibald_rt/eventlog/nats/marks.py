@@ -141,12 +141,26 @@ class Marks:
 
     async def require(self) -> None:
         """Wait until this server may serve. Raises `LogUnavailableError` if that takes long."""
+        await self._until_there(lambda: self.current)
+
+    async def meet(self) -> None:
+        """Wait until a mark has come back that is sent now: what goes before it is known then.
+
+        Raises `LogUnavailableError` if none does.
+        """
+        if not self._jet.connection.is_connected:
+            raise LogUnavailableError(UNHEARD)
+        now = clock()
+        self.renew()
+        await self._until_there(lambda: self._back >= now)
+
+    async def _until_there(self, there: Callable[[], bool]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_WITHIN):
-                while not self.current:
+                while not there():
                     self._news.clear()
                     await self._news.wait()
-        if not self.current:
+        if not there():
             raise LogUnavailableError(UNHEARD)
 
     def renew(self) -> None:
@@ -192,13 +206,13 @@ class Marks:
     def _extend(self, until: float) -> None:
         before = self.current
         self._until = max(self._until, until)
+        self._news.set()
         if before or not self.current:
             return
         if self._was_said:
             self._was_said = False
             _logger.info("the server serves again: it knows what was revoked")
         self._renewed()
-        self._news.set()
 
     async def _keep_up(self) -> None:
         while not self._closed:
