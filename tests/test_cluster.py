@@ -143,7 +143,7 @@ async def test_nobody_slips_through_who_connects_while_servers_start_and_tokens_
             assert [held(each, f"u{number}") for each in servers] == [0] * len(servers)
 
 
-@pytest.mark.fault("a server of several halts")
+@pytest.mark.long
 @pytest.mark.gen_test
 async def test_a_server_that_is_halted_while_tokens_are_revoked_serves_none_of_them_later(
     tmp_path: Path, shared: NatsServer
@@ -175,7 +175,7 @@ async def test_a_server_that_is_halted_while_tokens_are_revoked_serves_none_of_t
                     await again.close()
 
 
-@pytest.mark.fault("a server of several is cut off")
+@pytest.mark.long
 @pytest.mark.gen_test
 async def test_a_server_that_is_cut_off_serves_nobody_before_it_knows_what_was_revoked(
     tmp_path: Path, shared: NatsServer
@@ -288,7 +288,7 @@ async def test_an_answer_larger_than_nats_takes_at_once_comes_whole(
         assert {row["userId"] for row in answer["connections"]} == {f"u{n}" for n in range(20)}
 
 
-@pytest.mark.fault("a server of several halts, and is killed")
+@pytest.mark.long
 @pytest.mark.gen_test
 async def test_a_server_that_does_not_answer_is_named_and_one_that_ended_is_not(
     tmp_path: Path, shared: NatsServer

@@ -15,7 +15,9 @@ import pytest
 from playwright.async_api import Locator, Page, Request, expect
 
 from browsing import PHONE, Browser, browser
+from natsservers import nats_server
 from processes import serving
+from servers import several, tap_of
 from support import (
     EMIT_TOKEN,
     PATIENCE,
@@ -253,6 +255,29 @@ async def test_events_are_filtered_a_log_is_read_and_a_user_kicked(tmp_path: Pat
         async with await at.connect("ada") as again:
             # Its token says nothing of when it was issued.
             assert (await again.closed())[0] == 1008
+
+
+@pytest.mark.gen_test
+async def test_devices_and_what_becomes_of_them_are_shown_of_several_servers_with_where(
+    tmp_path: Path,
+) -> None:
+    with nats_server(tmp_path / "nats") as nats:
+        async with several(tmp_path, nats.url, "rt-a", "rt-b") as (first, second):
+            async with console(first) as (_, page):
+                await expect(page.locator("#facts")).to_contain_text("2 servers")
+                await eventually(lambda: tap_of(second).watchers)
+                await first.connect("ada")
+                device = await second.connect("bob")
+                rows = page.get_by_test_id("device")
+                await expect(rows.filter(has_text="ada")).to_contain_text("rt-a")
+                await expect(rows.filter(has_text="bob")).to_contain_text("rt-b")
+                await expect(events(page, "at rt-b")).to_contain_text("bob")
+                await rows.get_by_role("button", name="bob").click()
+                await expect(page.get_by_test_id("user-devices")).to_contain_text("rt-b")
+                await page.get_by_test_id("user-kick").click()
+                await page.get_by_test_id("confirm-yes").click()
+                await expect(page.get_by_test_id("user-result")).to_contain_text("One device was")
+                assert (await device.closed())[0] == 4002
 
 
 def filtered(at: Harness, user: str) -> bool:

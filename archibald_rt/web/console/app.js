@@ -173,6 +173,7 @@ class App {
       this.faults = [
         stats.draining ? "The server is draining: it takes nothing new and is about to end." : "",
         stats.log.fault === null ? "" : `Commits fail, and durable emissions are refused: ${stats.log.fault}`,
+        stats.missing?.length ? `No answer from ${stats.missing.join(", ")}: what is there is missing here.` : "",
       ].filter(Boolean).join(" ");
       this.charts.add(stats);
       if (wasDown) this.stream.hurry();

@@ -180,7 +180,9 @@ export class Charts {
     this.connections.show(count(connections.total), "", users, connections.behind ? `${count(connections.behind)} behind` : "");
 
     const before = this.before;
-    if (before && stats.uptimeMs > before.uptimeMs) {
+    // Sums over other servers than before say nothing of what happened in between.
+    const nodes = (of) => (of.nodes ?? []).map((each) => each.node).join();
+    if (before && stats.uptimeMs > before.uptimeMs && nodes(stats) === nodes(before)) {
       const seconds = (stats.uptimeMs - before.uptimeMs) / 1000;
       const durable = (events.durable - before.events.durable) / seconds;
       const transient = (events.transient - before.events.transient) / seconds;
@@ -204,6 +206,7 @@ export class Charts {
     this.meter.firstChild.style.width = `${Math.min(100, share * 100)}%`;
     this.meter.dataset.high = share > 0.9;
     for (const each of this.all) each.draw();
-    say(byId("facts"), `up ${duration(stats.uptimeMs)} · log at ${log.epoch}:${log.head}`);
+    const servers = stats.nodes?.length > 1 ? ` · ${count(stats.nodes.length)} servers` : "";
+    say(byId("facts"), `up ${duration(stats.uptimeMs)} · log at ${log.epoch}:${log.head}${servers}`);
   }
 }

@@ -5,6 +5,9 @@ import { byId, bytes, count, duration, el, explain, few, say } from "./dom.js";
 
 export const SHOWN = 200;
 
+/** What is known of a device by its kind, which one it is, and where, if there are several servers. */
+export const howText = (device) => [device.protocol, device.connection, device.node].filter(Boolean).join(" · ");
+
 export const stateText = (device) =>
   device.state === "live" ? "live" : device.behindBy ? `behind ≤ ${count(device.behindBy)}` : "behind";
 
@@ -85,7 +88,7 @@ export class Devices {
   #row(device) {
     const name = el("button", { type: "button", className: "link user-id", textContent: device.userId, title: device.userId });
     name.addEventListener("click", () => this.open(device.userId));
-    const how = el("span", { className: "sub", textContent: `${device.protocol} · ${device.connection}` });
+    const how = el("span", { className: "sub", textContent: howText(device) });
     const state = el("span", { className: "state" });
     const cells = {
       outbox: el("td", { className: "num" }),

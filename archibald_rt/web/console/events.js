@@ -6,11 +6,14 @@ import { byId, count, el, explain, momentOf, oneLine, readJson, say, timeOf } fr
 const SHOWN = 500;
 const EVERY = 200; // Milliseconds between two looks at what has come: a flood is drawn in one go.
 
+// Where there is just one server it has no name.
+const at = (node) => (node ? `at ${node}` : "");
+
 // A map, since types are anybody's: an object has members that nobody put there.
 const HAPPENINGS = new Map([
-  ["rt.connected", ({ protocol, address }) => ["connected", [protocol, address].filter(Boolean).join(" from ")]],
-  ["rt.disconnected", ({ code, reason }) => ["disconnected", [code, reason].filter(Boolean).join(" ")]],
-  ["rt.state", ({ state }) => [state === "live" ? "is live" : "fell behind", ""]],
+  ["rt.connected", ({ protocol, address, node }) => ["connected", [protocol, address && `from ${address}`, at(node)].filter(Boolean).join(" ")]],
+  ["rt.disconnected", ({ code, reason, node }) => ["disconnected", [code, reason, at(node)].filter(Boolean).join(" ")]],
+  ["rt.state", ({ state, node }) => [state === "live" ? "is live" : "fell behind", at(node)]],
 ]);
 
 /** Make a row of an event; its details are made when they are looked at. */

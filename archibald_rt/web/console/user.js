@@ -2,7 +2,7 @@
 
 import { askTime, get, getText, now, post, query, userPath } from "./api.js";
 import { byId, bytes, count, duration, el, explain, few, oneLine, readJson, say } from "./dom.js";
-import { stateText } from "./devices.js";
+import { howText, stateText } from "./devices.js";
 import { eventRow } from "./events.js";
 
 const PAGE = 50;
@@ -145,6 +145,6 @@ function card(device) {
     list.append(el("div", {}, el("dt", { textContent: name }), el("dd", { textContent: value, title: value })));
   }
   const state = el("span", { className: `state ${device.state}`, textContent: stateText(device) });
-  const how = el("span", { className: "id muted", textContent: `${device.protocol} ${device.connection}` });
+  const how = el("span", { className: "id muted", textContent: howText(device) });
   return el("div", { className: "device-card" }, el("div", { className: "device-line" }, state, " ", how), list);
 }
