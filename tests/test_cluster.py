@@ -210,7 +210,9 @@ async def test_a_server_that_is_cut_off_serves_nobody_before_it_knows_what_was_r
                 ["first"],
             )
             assert stats["log"]["fault"]
-            assert (await alone.post(KICK, b"{}")).code in {200, 504}
+            refused = await alone.post("/internal/users/w/disconnect", b"{}")
+            assert (refused.code, problem_of(refused)["type"]) == (504, "outcome-unknown")
+            assert (held(alone, "u"), held(alone, "v")) == (1, 1)
             way.mend()
             assert await device.closed() == CUT_OFF
             last = (await first.emit({"userId": "v", "type": "ON"}))["id"]

@@ -19,6 +19,7 @@ from archibald_rt.eventlog.nats.jet import Got, Jet
 from archibald_rt.eventlog.nats.marks import Mark, Marks
 from archibald_rt.eventlog.nats.opening import open_nats
 from archibald_rt.revocations import UserRevocation
+from engines import appended, emission, page
 from natsservers import NatsServer, nats_server
 from support import eventually, silenced
 
@@ -114,23 +115,44 @@ async def test_a_mark_counts_only_when_all_that_was_stored_by_then_has_come(
 async def test_who_has_no_lease_serves_nobody_until_a_mark_comes_back(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_nats([server.url], tmp_path.name) as log:
-        arrived: list[None] = []
+    # None but those that are asked for.
+    monkeypatch.setattr(marks, "RENEW", 3600.0)
+    async with (
+        open_nats([server.url], tmp_path.name) as log,
+        open_nats([server.url], tmp_path.name) as other,
+    ):
+        arrived: list[bool] = []
         doubts: list[object] = []
         hooks = {each: getattr(UNHEARD, each) for each in UNHEARD.__struct_fields__}
-        hooks |= {"arrived": lambda: arrived.append(None), "doubted": doubts.append}
+        hooks |= {
+            "arrived": lambda: arrived.append(log.peers.current),
+            "doubted": doubts.append,
+        }
         log.peers.attach(type(UNHEARD)(**hooks))
-        assert log.peers.current
+        await appended(other, [[emission()]])
+        await eventually(lambda: log.head == 1)
+        found = [log.peers.current]
+        # As if it had been halted for so long.
+        monkeypatch.setattr(marks, "clock", lambda before=marks.clock: before() + 1000)
+        found.append(log.peers.current)
+        with pytest.raises(LogUnavailableError, match="revoked lately"):
+            await log.probe()
+        monkeypatch.setattr(marks, "ANSWER_WITHIN", 0.0)
+        with pytest.raises(LogUnavailableError, match="revoked lately"):
+            await page(log)
+        # What has arrived is not taken, and nobody waits for more.
+        assert (log.peers.waiting, log.peers.take()) == (False, None)
+        assert [each async for each in log.peers.through(1)] == []
+        arrived.clear()
         with silenced("archibald_rt.eventlog.nats"):
-            # As if it had been halted for so long.
-            monkeypatch.setattr(marks, "clock", lambda before=marks.clock: before() + 1000)
-            assert [log.peers.current, arrived] == [False, []]
-            with pytest.raises(LogUnavailableError, match="revoked lately"):
-                await log.probe()
+            log._marks.renew()  # noqa: SLF001 - as if it were its turn
             await eventually(lambda: log.peers.current)
+        assert [*found, *arrived] == [True, False, True]
         assert any("revoked lately" in str(each) for each in doubts)
-        # What has arrived meanwhile has its turn now.
-        assert arrived
+        taken = log.peers.take()
+        assert taken is not None
+        assert taken.seq == 1
+        assert len((await page(log)).events) == 1
 
 
 # Who is there
