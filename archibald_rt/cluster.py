@@ -1,5 +1,7 @@
 """All servers on one log, as one: what is asked of them together, and what one of them answers."""
 
+from typing import TypeVar
+
 import msgspec
 import structlog
 
@@ -22,6 +24,7 @@ WITHIN = 2.0
 
 _logger = structlog.stdlib.get_logger("archibald_rt.cluster")
 _encode = msgspec.json.encode
+_T = TypeVar("_T")
 
 
 class Cluster:
@@ -39,7 +42,7 @@ class Cluster:
         if peers is None:
             return own
         answers = await _ask(peers, AboutStats())
-        others = [msgspec.json.decode(each, type=Stats) for each in answers.given if each]
+        others = _read(answers, Stats)
         return all_stats(node_of(own, peers.name), others, _missing(answers))
 
     async def connections(self, about: AboutConnections) -> Connections:
@@ -48,7 +51,7 @@ class Cluster:
         if self._log.peers is None:
             return own
         answers = await _ask(self._log.peers, about)
-        others = [msgspec.json.decode(each, type=Connections) for each in answers.given if each]
+        others = _read(answers, Connections)
         return all_connections(about, [own, *others], _missing(answers))
 
     def answer(self, question: bytes) -> bytes | None:
@@ -68,6 +71,17 @@ class Cluster:
 
 async def _ask(peers: Peers, question: Question) -> Answers:
     return await peers.ask(_encode(question), WITHIN)
+
+
+def _read(answers: Answers, kind: type[_T]) -> list[_T]:
+    """Read what servers answered that serve already, and are of a version that is understood."""
+    read = []
+    for answer in filter(None, answers.given):
+        try:
+            read.append(msgspec.json.decode(answer, type=kind))
+        except msgspec.DecodeError as error:
+            _logger.warning("another server answers what is unknown here", reason=str(error))
+    return read
 
 
 def _missing(answers: Answers) -> list[str]:

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from archibald_rt.reception import ClientMessageHook
 from archibald_rt.server import Server
 from archibald_rt.tap import Tap
 from support import Device, Harness, eventually, harness
@@ -21,9 +22,17 @@ def settings_of(nats_url: str, stream: str, **settings: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def serving(folder: Path, overrides: Mapping[str, str]) -> AsyncIterator[Harness]:
+async def serving(
+    folder: Path,
+    overrides: Mapping[str, str],
+    *,
+    on_message: ClientMessageHook | None = None,
+) -> AsyncIterator[Harness]:
     """Run a server, and close at the end what was connected to it."""
-    async with AsyncExitStack() as devices, harness(folder, overrides) as server:
+    async with (
+        AsyncExitStack() as devices,
+        harness(folder, overrides, on_message=on_message) as server,
+    ):
         plainly = server.open
 
         async def opened(*args: Any, **options: Any) -> Device:

@@ -6,9 +6,11 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import nats as client
 import pytest
+from nats.aio.msg import Msg
 
 from described import component
 from natsservers import NatsServer, cable, nats_server
@@ -16,6 +18,7 @@ from processes import ServerProcess
 from processes import serving as process
 from servers import current, held, knows, serving, settings_of, several, tap_of
 from support import (
+    PATIENCE,
     Harness,
     eventually,
     harness,
@@ -25,6 +28,9 @@ from support import (
     token,
 )
 from watching import watching
+
+if TYPE_CHECKING:
+    from archibald_rt.reception import ClientMessage
 
 # Of a try to connect anew that fails, the client leaves its socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
@@ -65,6 +71,7 @@ async def apart(
         "ARCHIBALD_RT_NATS_NODE": name,
     }
     with process(folder, extra) as server:
+        assert server.listening["node"] == name
         here = str(beside.settings.nats.node)
         # Its start has held up the loop of the one that is here.
         await eventually(lambda: knows(beside, here, name))
@@ -180,10 +187,15 @@ async def test_a_server_that_is_halted_while_tokens_are_revoked_serves_none_of_t
 async def test_a_server_that_is_cut_off_serves_nobody_before_it_knows_what_was_revoked(
     tmp_path: Path, shared: NatsServer
 ) -> None:
+    said: list[ClientMessage] = []
     async with (
         cable(shared) as way,
         serving(tmp_path, settings_of(shared.url, tmp_path.name, nats__node="first")) as first,
-        serving(tmp_path, settings_of(way.url, tmp_path.name, nats__node="alone")) as alone,
+        serving(
+            tmp_path,
+            settings_of(way.url, tmp_path.name, nats__node="alone"),
+            on_message=said.append,
+        ) as alone,
     ):
         with (
             silenced("archibald_rt.commits"),
@@ -203,6 +215,13 @@ async def test_a_server_that_is_cut_off_serves_nobody_before_it_knows_what_was_r
                 assert answer["delivered"] == 0
                 late = await alone.connect(user)
                 assert await late.closed() == (1013, "Log unavailable")
+            await device.send('{"type":"NOW"}')
+
+            async def ignored() -> bool:
+                return bool((await alone.stats())["clientMessages"]["ignored"])
+
+            await eventually(ignored)
+            assert said == []
             # Whoever asks it is told that others are missing.
             stats = await alone.stats()
             assert ([each["node"] for each in stats["nodes"]], stats["missing"]) == (
@@ -222,6 +241,8 @@ async def test_a_server_that_is_cut_off_serves_nobody_before_it_knows_what_was_r
                 return not (await first.stats())["missing"]
 
             await eventually(back)
+            await other.send('{"type":"THEN"}')
+            await eventually(lambda: [each.message for each in said] == ['{"type":"THEN"}'])
 
 
 # Figures
@@ -329,6 +350,40 @@ async def test_a_server_that_does_not_answer_is_named_and_one_that_ended_is_not(
 
 
 @pytest.mark.gen_test
+async def test_a_server_of_another_version_is_neither_answered_nor_relied_on(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with several(tmp_path, shared.url, "a") as (server,):
+        stream, inbox = tmp_path.name, "of.another.version"
+        connection = await client.connect(shared.url)
+        try:
+            answers: asyncio.Queue[Msg] = asyncio.Queue()
+
+            async def answer(message: Msg) -> None:
+                await connection.publish(message.reply, b'{"new":1}', headers={"Rt-From": "x"})
+
+            await connection.subscribe(inbox, cb=answers.put)
+            with silenced("archibald_rt.cluster"):
+                for question in (b'{"type":"new"}', b"no question", b'{"type":"stats"}'):
+                    await connection.publish(f"{stream}.c.ask", question, reply=inbox)
+                first = await asyncio.wait_for(answers.get(), PATIENCE.total_seconds())
+                assert json.loads(first.data)["nodes"][0]["node"] == "a"
+
+                await connection.subscribe(f"{stream}.c.ask", cb=answer)
+                mark = b'{"name":"new","count":1,"watched":false,"gone":false}'
+                await connection.publish(f"$KV.{stream}_state.server.x", mark)
+                await connection.flush()
+                asked = server.server._reception._log.peers  # type: ignore[attr-defined]  # noqa: SLF001 - when it knows of it
+                await asked.meet()
+                stats = await server.stats()
+                assert ([each["node"] for each in stats["nodes"]], stats["missing"]) == (["a"], [])
+                listed = json.loads((await server.get("/internal/connections")).body)
+                assert listed["connections"] == []
+        finally:
+            await connection.close()
+
+
+@pytest.mark.gen_test
 async def test_a_server_alone_says_nothing_of_others(tmp_path: Path) -> None:
     async with harness(tmp_path) as at, watching(at) as watch, await at.connect("u"):
         assert not {"nodes", "missing"} & set(await at.stats())
@@ -363,6 +418,18 @@ async def test_who_watches_sees_what_becomes_of_devices_at_all_servers(
             assert [each["type"] for each in seen] == ["ONE", "TWO", "THREE"]
             assert [each["delivered"] for each in seen] == [1, 1, 1]
             await eventually(lambda: tap_of(first).watched == 2)
+        async with watching(first) as here, watching(second) as there:
+            # Both send to one another now, and nothing goes round.
+            await eventually(lambda: tap_of(first).watched < len(tap_of(first).watchers))
+            await eventually(lambda: tap_of(second).watched < len(tap_of(second).watchers))
+            await first.connect("x")
+            await _until_of(there, "rt.connected", "x")
+            await second.connect("y")
+            await _until_of(here, "rt.connected", "y")
+            await first.connect("z")
+            await _until_of(there, "rt.connected", "z")
+            connected = [each for each in there.seen if each["type"] == "rt.connected"]
+            assert [each["payload"]["userId"] for each in connected] == ["x", "y", "z"]
         # When nobody watches any more nothing is sent.
         await eventually(lambda: not tap_of(second).watchers)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import resource
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from archibald_rt import timestamps
 from archibald_rt.errors import ConfigError, ListenError, LogOpenError
-from archibald_rt.server import running
+from archibald_rt.server import node_of, running
 from processes import ServerProcess, serving
 from support import (
     EMIT_TOKEN,
@@ -247,3 +248,15 @@ async def test_a_unix_socket_in_use_is_not_taken_over_but_a_dead_ones_is(tmp_pat
     async with harness(other, {"internal.unix_socket": path}):
         answer = await post_by_path(Path(path), b'{"userId":"u","type":"A"}')
         assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_node_has_the_name_that_it_is_given_or_one_by_which_it_is_found(tmp_path: Path) -> None:
+    host, own = socket.gethostname(), os.getpid()
+    by_settings: tuple[tuple[dict[str, str], str], ...] = (
+        ({"nats.node": "rt1", "server.port": "8080"}, "rt1"),
+        ({"server.port": "8080"}, f"{host}:8080"),
+        ({"server.port": "0"}, f"{host}:{own}"),
+        ({"server.port": "8080", "server.unix_socket": str(tmp_path / "s")}, f"{host}:{own}"),
+    )
+    for overrides, name in by_settings:
+        assert node_of(settings_for(tmp_path, overrides)) == name
