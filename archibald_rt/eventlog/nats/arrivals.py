@@ -77,6 +77,7 @@ class Arrivals:
     def attach(self, hooks: PeerHooks) -> None:
         """See `Peers.attach`."""
         self.hooks = self._asking.hooks = hooks
+        hooks.watched(self._marks.watched)
         if self._waiting:
             hooks.arrived()
 

@@ -71,16 +71,17 @@ class Asking:
                     break
                 if connection.is_connected:
                     tries += 1
-                    await connection.publish(
-                        self._names.ask, question, reply=f"{inbox}.{tries}", headers=None
-                    )
+                    with suppress(nats.errors.Error):
+                        await connection.publish(
+                            self._names.ask, question, reply=f"{inbox}.{tries}"
+                        )
                 with suppress(TimeoutError):
                     async with asyncio.timeout(patience):
                         while any(key not in whole for key in waited_for):
                             news.clear()
                             await news.wait()
         finally:
-            if connection.is_connected:
+            with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
         return whole
 

@@ -118,7 +118,9 @@ class Marks:
         # When the marks were sent that have not come back.
         self._sent: dict[int, float] = {}
         self._lapsed, self._renewed, self._told_watched = lapsed, renewed, watched
-        self._watched_here = self._watched_there = False
+        self._watched_here = False
+        self.watched = False
+        """Whether others have somebody who watches."""
         self._news = asyncio.Event()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -232,8 +234,11 @@ class Marks:
         # What is sent now would wait for the connection, and come late.
         if not self._jet.connection.is_connected:
             return
+        now = clock()
         self._count += 1
-        self._sent[self._count] = clock()
+        # One that is older than a lease is worth nothing any more.
+        self._sent = {count: at for count, at in self._sent.items() if now < at + LEASE}
+        self._sent[self._count] = now
         # That it comes back says that it is stored.
         with suppress(nats.errors.Error):
             await self._jet.connection.publish(self._subject, self._mark())
@@ -260,8 +265,8 @@ class Marks:
         watched = any(
             each.mark.watched and now < each.serves_until for each in self._others.values()
         )
-        if watched != self._watched_there:
-            self._watched_there = watched
+        if watched != self.watched:
+            self.watched = watched
             self._told_watched(watched)
 
 
