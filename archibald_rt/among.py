@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from archibald_rt.errors import LogError
 from archibald_rt.eventlog.peers import Arrival, Peers
 from archibald_rt.events import Emission
 from archibald_rt.hub import Hub
@@ -23,6 +24,11 @@ class AmongPeers:
         self._hub = hub
         # The last seq that was committed here, whether or not it has arrived.
         self._committed = 0
+
+    @property
+    def fault(self) -> LogError | None:
+        """See `Peers.fault`."""
+        return self._peers.fault
 
     @property
     def waiting(self) -> bool:
@@ -78,7 +84,4 @@ class AmongPeers:
             # No user is called "", which has the broadcasts only. Not all at hand: who knows.
             later = self._hub.since(emission.user or "", arrival.after)
             overtaken = later is None or bool(later)
-        if not (overtaken or arrival.sure):
-            self._hub.refer(emission, arrival.after)
-            return 0
         return 0 if overtaken else await self._hub.dispatch(emission, arrival.seq)

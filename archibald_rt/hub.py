@@ -142,20 +142,6 @@ class Hub:
         for session in self.sessions():
             session.fall_behind()
 
-    def refer(self, emission: Emission, seq: int) -> None:
-        """Dispatch a durable event by having all whom it is for read it from the log.
-
-        Something of its stream may be missing before it, which a page tells.
-        """
-        self._dispatched = seq
-        self._recent.lose(emission.user, seq)
-        everybody = emission.user is None
-        sessions = self.sessions() if everybody else self._users.get(emission.user or "", _NOBODY)
-        for session in sessions:
-            session.fall_behind()
-        if self.tap.watchers:
-            self.tap.dispatched(emission, seq, 0)
-
     async def dispatch(self, emission: Emission, seq: int | None) -> int:
         """Hand an event to every live session it is for; returns to how many.
 

@@ -85,9 +85,10 @@ def _server(sources: Sources) -> Iterator[Metric]:
     fault = sources.order.fault is not None
     build = {"version": __version__, "python": platform.python_version()}
     yield InfoMetricFamily(f"{_PREFIX}build", "What runs.", value=build)
+    ready = not draining and sources.order.unready is None
     uptime = time.monotonic() - reception.counters.started
     yield _gauge("uptime_seconds", "For how long the server runs.", uptime)
-    yield _gauge("ready", "Whether /readyz answers 200.", not (draining or fault))
+    yield _gauge("ready", "Whether /readyz answers 200.", ready)
     yield _gauge("draining", "Whether the server drains.", draining)
     yield _gauge("commits_failing", "Whether the last commit failed.", fault)
     lag = "How late a timer of the loop is served, looked at every half second."
@@ -209,6 +210,10 @@ def _log(log: LogSample, retention: Retention) -> Iterator[Metric]:
 def _peers(peers: Peers) -> Iterator[Metric]:
     unread = "Durable events that are committed and were not dispatched here."
     yield _gauge("log_unread_events", unread, peers.lag)
+    late = "For how long, at least, the first of them has waited."
+    yield _gauge("log_unread_seconds", late, peers.late)
+    silent = "Whether what is committed comes to this server, and in time."
+    yield _gauge("log_followed", silent, peers.fault is None)
     dropped = "Transient events of other servers that were given up, since too many waited."
     yield _total("peer_events_dropped", dropped, peers.dropped)
 

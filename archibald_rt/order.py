@@ -88,6 +88,14 @@ class OrderQueue:
         return self._watch.fault
 
     @property
+    def unready(self) -> str | None:
+        """Why emissions can't be taken and dispatched in time, in a line; None where they can."""
+        if self._among is not None and (late := self._among.fault) is not None:
+            return str(late)
+        fault = self._watch.fault
+        return None if fault is None else f"the last commit failed: {fault}"
+
+    @property
     def size(self) -> int:
         """How many bytes wait to be committed or dispatched."""
         return self._line.size

@@ -53,14 +53,6 @@ class Recent:
         if len(self._streams) > self._users:
             self._let_go(next(iter(self._streams)))
 
-    def lose(self, user: str | None, seq: int) -> None:
-        """Know nothing any more of a stream up to and including an event that is dispatched."""
-        # What is kept of it goes when its turn comes, in a stream that nobody looks at.
-        self._streams.pop(user, None)
-        self._streams[user] = _Stream(seq)
-        if len(self._streams) > self._users:
-            self._let_go(next(iter(self._streams)))
-
     def clear(self) -> None:
         """Keep no event: some of them are not to be seen any more."""
         for stream, event in self._events:

@@ -4,8 +4,8 @@ import asyncio
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +41,31 @@ def asked(where: Where, work: Callable[[Jet], Awaitable[_T]]) -> _T:
             await connection.close()
 
     return asyncio.run(connected())
+
+
+@asynccontextmanager
+async def jet_of(server: NatsServer) -> AsyncIterator[Jet]:
+    """Connect as an operator would, beside the log."""
+    connection = await client.connect(server.url)
+    try:
+        yield Jet(connection)
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def held_back(jet: Jet, stream: str) -> AsyncIterator[None]:
+    """Have JetStream send nothing of a stream to those who follow it by now, for a block."""
+    listed = await jet.ask(f"CONSUMER.NAMES.{stream}")
+    assert listed is not None
+    assert listed["consumers"]
+    for name in listed["consumers"]:
+        await jet.ask(f"CONSUMER.PAUSE.{stream}.{name}", {"pause_until": "2100-01-01T00:00:00Z"})
+    try:
+        yield
+    finally:
+        for name in listed["consumers"]:
+            await jet.ask(f"CONSUMER.PAUSE.{stream}.{name}", {})
 
 
 def streams(where: Where) -> dict[str, dict[str, Any]]:

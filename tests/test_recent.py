@@ -36,24 +36,6 @@ def test_nothing_is_known_of_what_was_before_it_began() -> None:
     assert since(recent, "ann", 7) == [8]
 
 
-def test_of_a_stream_that_lost_something_nothing_is_known_up_to_there() -> None:
-    recent = Recent(0, limit=60)
-    for seq, user in enumerate(["ann", "bob", "ann", None], 1):
-        recent.add(user, event(seq))
-    recent.lose("ann", 5)
-    assert since(recent, "ann", 4) is None
-    assert since(recent, "ann", 5) == []
-    assert since(recent, "bob", 0) == [2, 4]
-    # What goes by the limit goes from what nobody looks at any more.
-    for seq in range(6, 12):
-        recent.add("ann", event(seq))
-    assert since(recent, "ann", 5) == [6, 7, 8, 9, 10, 11]
-    assert since(recent, "bob", 2) is None
-    recent.lose(None, 12)
-    assert since(recent, "ann", 11) is None
-    assert since(recent, "bob", 12) == []
-
-
 def test_who_has_the_last_event_needs_none_though_it_is_not_kept() -> None:
     recent = Recent(0, limit=25)
     for seq, user in enumerate(["ann", "ann", "bob", "bob"], 1):

@@ -16,13 +16,11 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     ``seq`` is a durable event's own, None for a transient one. ``after`` is the seq of the last
     durable event that goes before it. Without an ``emission`` it stands for all that there was
     up to ``seq`` and is not going to arrive: it is to be read from the log, as far as that has it.
-    So is one that is not ``sure``: some of its stream may be missing right before it.
     """
 
     emission: Emission | None
     seq: int | None
     after: int
-    sure: bool = True
 
 
 class PeerHooks(msgspec.Struct, frozen=True):
@@ -74,6 +72,14 @@ class Peers(Protocol):
     @property
     def lag(self) -> int:
         """How many durable events are committed and were not taken, as far as is known."""
+
+    @property
+    def late(self) -> float:
+        """For how many seconds, at least, the first of them has waited."""
+
+    @property
+    def fault(self) -> LogError | None:
+        """Why what is committed does not arrive, or is late; None where it comes in time."""
 
     @property
     def dropped(self) -> int:

@@ -37,10 +37,8 @@ class ReadyzHandler(BaseHandler):
         """Answer 200, or 503 and why."""
         if self._reception.draining:
             self.problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is going away")
-        elif self._order.fault is not None:
-            self.problem(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"the last commit failed: {self._order.fault}"
-            )
+        elif (reason := self._order.unready) is not None:
+            self.problem(HTTPStatus.SERVICE_UNAVAILABLE, reason)
         else:
             self.answer(Ready(ready=True))
 

@@ -1,27 +1,25 @@
 """What only a log in JetStream does: `eventlog.nats`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nats as client
 import pytest
 
-from archibald_rt.errors import LogBrokenError, LogOpenError, LogUnavailableError
+from archibald_rt.errors import LogOpenError, LogUnavailableError
 from archibald_rt.eventlog import Retention, Stored
-from archibald_rt.eventlog.nats import arrivals
+from archibald_rt.eventlog.nats import arrivals, follower
 from archibald_rt.eventlog.nats.arrivals import UNHEARD
 from archibald_rt.eventlog.nats.definition import require_version
 from archibald_rt.eventlog.nats.engine import NatsLog
-from archibald_rt.eventlog.nats.follower import Follower
-from archibald_rt.eventlog.nats.jet import Got, Jet, Message, SequenceError
+from archibald_rt.eventlog.nats.jet import Message, SequenceError
 from archibald_rt.eventlog.nats.names import Names, text_of, token
 from archibald_rt.eventlog.nats.opening import open_nats
 from archibald_rt.events import Emission
 from archibald_rt.revocations import TokenRevocation, UserRevocation
 from engines import COMPOSED, DECOMPOSED, emission, numbered, page, seqs, stored
+from natslogs import held_back, jet_of
 from natsservers import NatsServer, nats_server
 from support import eventually
 
@@ -30,16 +28,6 @@ from support import eventually
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     with nats_server(tmp_path_factory.mktemp("nats")) as server:
         yield server
-
-
-@asynccontextmanager
-async def jet_of(server: NatsServer) -> AsyncIterator[Jet]:
-    """Connect as an operator would, beside the log."""
-    connection = await client.connect(server.url)
-    try:
-        yield Jet(connection)
-    finally:
-        await connection.close()
 
 
 def transient(payload: str, user: str | None = "u") -> Emission:
@@ -189,6 +177,33 @@ async def test_an_erased_user_s_events_and_keys_are_gone_and_others_stay(
 
 
 @pytest.mark.gen_test
+async def test_an_erasure_is_told_by_a_server_that_has_not_heard_of_it(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is not to be asked for anew because this machine stood still.
+    monkeypatch.setattr(follower, "MISSED", 10**6)
+
+    async def plainly(step: Any) -> int:
+        done: int = await step()
+        return done
+
+    name = tmp_path.name
+    async with (
+        open_nats([server.url], name) as first,
+        open_nats([server.url], name) as second,
+        jet_of(server) as jet,
+    ):
+        await stored(first, *numbered(["v", "u", "u"]))
+        async with held_back(jet, f"KV_{name}_state"):
+            assert await first.erase("u", plainly) == 2
+            read = await page(second, through=3)
+            assert (seqs(read), read.lost) == ([], 3)
+            assert (await page(second, "v", through=3)).lost == 0
+            assert second.deleted_through("u") == 0
+        await eventually(lambda: second.deleted_through("u") == 3)
+
+
+@pytest.mark.gen_test
 async def test_what_went_by_age_or_size_is_told_to_whoever_may_have_missed_it(
     server: NatsServer, tmp_path: Path
 ) -> None:
@@ -259,71 +274,6 @@ async def test_a_transient_event_waits_for_the_durable_one_before_it(
             (None, 3),
             (4, 4),
         ]
-
-
-@pytest.mark.parametrize(
-    ("after", "cap", "skips", "comes"),
-    [
-        (3, 0, [], [(4, True), (5, True)]),
-        (3, 2, [], [(4, True), (5, True)]),
-        (3, 1, [], [(4, False), (5, True)]),
-        (2, 0, [5], []),
-    ],
-    ids=["all there", "as many as are kept", "more than are kept", "the first is gone"],
-)
-@pytest.mark.gen_test
-async def test_where_messages_may_be_missing_those_behind_are_left_out_or_not_sure(
-    server: NatsServer,
-    tmp_path: Path,
-    after: int,
-    cap: int,
-    skips: list[int],
-    comes: list[tuple[int, bool]],
-) -> None:
-    name = tmp_path.name
-    taken: list[tuple[int, bool]] = []
-    skipped: list[int] = []
-
-    async def take(got: Got) -> None:
-        taken.append((got.seq, got.sure))
-
-    async with open_nats([server.url], name) as log, jet_of(server) as jet:
-        await stored(log, *numbered(["u"] * 5))
-        await jet.ask(f"STREAM.PURGE.{name}", {"seq": 4})
-        follower = Follower(
-            jet,
-            name,
-            Names(name).events,
-            take,
-            after=after,
-            skipped=skipped.append,
-            cap=cap,
-            doubted=print,
-            broken=print,
-        )
-        await follower.start()
-        await stored(log, emission())
-        await eventually(lambda: follower.position == 6)
-        assert (skipped, taken) == (skips, [*comes, (6, True)])
-        await follower.close()
-
-
-@pytest.mark.gen_test
-async def test_a_stream_that_lost_its_end_is_not_followed(
-    server: NatsServer, tmp_path: Path
-) -> None:
-    name = tmp_path.name
-
-    async def take(_: Got) -> None:
-        return
-
-    async with open_nats([server.url], name) as log, jet_of(server) as jet:
-        await stored(log, *numbered(["u"] * 5))
-        subjects = Names(name).events
-        follower = Follower(jet, name, subjects, take, after=6, doubted=print, broken=print)
-        with pytest.raises(LogBrokenError, match="has lost events"):
-            await follower.start()
-        await follower.close()
 
 
 @pytest.mark.gen_test
@@ -413,23 +363,6 @@ async def test_what_others_put_into_the_stream_stops_nothing(
         (last,) = await stored(log, emission())
         assert last.seq == log.head
         assert await log.revocations() == []
-
-
-@pytest.mark.gen_test
-async def test_a_log_that_is_followed_anew_misses_and_doubles_nothing(
-    server: NatsServer, tmp_path: Path
-) -> None:
-    async with open_nats([server.url], tmp_path.name) as log:
-        arrived: list[int] = []
-        for _ in range(20):
-            await log.append([numbered(["u"] * 40)])
-            # Some of them are on their way.
-            log.reconnected()
-            arrived += [each.seq for each in _taken(log)]
-            await asyncio.sleep(0)
-        await eventually(lambda: log.head == 800)
-        arrived += [each.seq for each in _taken(log)]
-        assert arrived == list(range(1, 801))
 
 
 def _taken(log: NatsLog) -> list[Any]:

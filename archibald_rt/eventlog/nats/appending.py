@@ -7,7 +7,7 @@ import msgspec
 
 from archibald_rt.errors import LogUnavailableError
 from archibald_rt.eventlog.base import KeyConflict, Stored
-from archibald_rt.eventlog.nats.jet import Jet, Message, SequenceError
+from archibald_rt.eventlog.nats.jet import KEYED, Jet, Message, SequenceError
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.events import Emission, content_of, timestamp_of
 
@@ -31,6 +31,7 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 _UNUSED = _Known(0)
+_KEYED = {KEYED: "1"}
 _Key = tuple[str | None, str]
 
 
@@ -121,7 +122,9 @@ class _Plan:
                 subject = self._names.key(*key)
                 messages.append(Message(subject, emission.key.encode(), expected))
                 planned[key] = (-(begin + len(messages) + 1), emission.tail)
-            messages.append(Message(self._names.durable(emission.user), emission.tail))
+            headers = {} if emission.key is None else _KEYED
+            subject = self._names.durable(emission.user)
+            messages.append(Message(subject, emission.tail, headers=headers))
             place = begin + len(messages)
             stored.append(Stored(-place, emission.timestamp, duplicate=False))
         if conflicts:

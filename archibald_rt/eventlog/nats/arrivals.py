@@ -3,15 +3,15 @@
 import asyncio
 from bisect import insort
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
-from archibald_rt.eventlog.nats.asking import Asking
+from archibald_rt.errors import LogError, LogUnavailableError
 from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, Got, Jet
-from archibald_rt.eventlog.nats.marks import Marks
+from archibald_rt.eventlog.nats.lateness import Lateness
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.peers import Answers, Arrival, PeerHooks
 from archibald_rt.events import Emission
@@ -26,7 +26,9 @@ HELD = 10_000, 8 * 1024 * 1024
 """How many transient events, of how many bytes, may wait for the durable ones before them; those
 that wait for the earliest go first."""
 
-_UNREAD = WAITING
+LATE = 10.0
+"""After how many seconds what waits here means that the server can't do its work."""
+
 _AFTER, _CONFLATE = "Rt-After", "Rt-Conflate"
 
 
@@ -69,8 +71,12 @@ class Arrivals:
         self._count = 0
         self.dropped = 0
         """See `Peers.dropped`."""
-        self.pending = 0
-        """How many durable events JetStream has not sent yet."""
+        self._pending = 0
+        self._lateness = Lateness()
+        # How many came that are to be taken, of all times, and how many were.
+        self._came = self._went = 0
+        self.silence: Callable[[], LogError | None] = nothing
+        """Why nothing comes from the stream, None where it does."""
         self._moved = asyncio.Event()
         self._taken = asyncio.Event()
 
@@ -89,7 +95,29 @@ class Arrivals:
     @property
     def lag(self) -> int:
         """See `Peers.lag`."""
-        return self.pending + sum(each.seq is not None for each in self._waiting)
+        return self._pending + self._came - self._went
+
+    @property
+    def late(self) -> float:
+        """See `Peers.late`."""
+        return self._lateness.seconds
+
+    @property
+    def fault(self) -> LogError | None:
+        """See `Peers.fault`."""
+        if (silence := self.silence()) is not None:
+            return silence
+        if (late := self.late) >= LATE:
+            return LogUnavailableError(
+                f"what is committed is dispatched too late: {self.lag} events wait, the first for"
+                f" {late:.0f} s"
+            )
+        return None
+
+    def expect(self, count: int) -> None:
+        """Take note how many messages are to come from the stream, as far as is known."""
+        self._pending = count
+        self._lateness.there(self._came + count)
 
     def take(self) -> Arrival | None:
         """See `Peers.take`."""
@@ -98,6 +126,9 @@ class Arrivals:
         arrival = self._waiting.popleft()
         self._size -= _size(arrival)
         self._taken.set()
+        if arrival.seq is not None:
+            self._went += 1
+            self._lateness.taken(self._went)
         return arrival
 
     async def through(self, seq: int) -> AsyncIterator[Arrival]:
@@ -187,7 +218,13 @@ class Arrivals:
         self.hooks.shared(message.data)
 
     async def durable(self, got: Got) -> None:
-        """Take an event from the stream, when there is room for it."""
+        """Take an event from the stream, when there is room for it.
+
+        What is no event only has to have come.
+        """
+        if got.subject == self._names.probe or self._names.is_fence(got.subject):
+            self.expect(max(0, self._pending - 1))
+            return
         while self._size > WAITING:
             self._taken.clear()
             await self._taken.wait()
@@ -198,8 +235,10 @@ class Arrivals:
         except ValueError:
             # Not from one of us. It must not stop what comes after it.
             _logger.warning("message of no user in the stream", seq=got.seq)
+            self.expect(max(0, self._pending - 1))
         else:
-            self._add(Arrival(emission, got.seq, got.seq, got.sure))
+            self._pending = max(0, self._pending - 1)
+            self._add(Arrival(emission, got.seq, got.seq))
         self._release(got.seq)
         self._moved.set()
 
@@ -230,6 +269,7 @@ class Arrivals:
         if seq <= self.position:
             return
         self.position = seq
+        self._pending = 0
         self._add(Arrival(None, seq, seq))
         self._release(seq)
         self._moved.set()
@@ -243,6 +283,9 @@ class Arrivals:
     def _add(self, arrival: Arrival) -> None:
         self._waiting.append(arrival)
         self._size += _size(arrival)
+        if arrival.seq is not None:
+            self._came += 1
+            self._lateness.there(self._came + self._pending)
         self.hooks.arrived()
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> None:

@@ -54,25 +54,25 @@ class NatsLog:
         self._spine = Follower(
             jet,
             names.stream,
-            names.events,
+            names.followed,
             self._arrivals.durable,
             after=opened.last,
-            skipped=self._skipped,
-            cap=opened.cap,
-            pending=self._pending,
+            missed=self._missed,
+            pending=self._arrivals.expect,
             doubted=self._doubted,
             broken=self._broken,
         )
         self._changes = Follower(
             jet,
             self._state.bucket,
-            self._state.subjects,
-            self._heard,
+            [self._state.subjects],
+            self._state.hear,
             after=0,
             pending=self._changes_pending,
             doubted=self._doubted,
             broken=self._broken,
         )
+        self._arrivals.silence = self._silence
 
     async def start(self) -> None:
         """Follow the stream and the bucket. Raises `LogError`."""
@@ -94,8 +94,6 @@ class NatsLog:
 
     def disconnected(self) -> None:
         """Take note that the connection was lost."""
-        self._spine.suspend()
-        self._changes.suspend()
         self._doubted(LogUnavailableError("the log is unavailable: not connected to NATS"))
 
     @property
@@ -173,10 +171,8 @@ class NatsLog:
 
     async def probe(self) -> None:
         """See `EventLog.probe`."""
-        if not (self._spine.alive and self._changes.alive):
-            raise LogUnavailableError("the log is unavailable: no events come from JetStream")
-        if not self._marks.current:
-            raise LogUnavailableError(UNHEARD)
+        if (silence := self._silence()) is not None:
+            raise LogUnavailableError(str(silence))
         await self._jet.store([Message(self._names.probe, b"")])
 
     async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
@@ -249,15 +245,19 @@ class NatsLog:
         """Take note that the connection will not come back."""
         self._broken(LogBrokenError(f"the connection to NATS is closed for good: {reason}"))
 
-    def _skipped(self, seq: int) -> None:
+    async def _missed(self, through: int) -> None:
         _logger.warning(
-            "the stream went on for too long without this server: devices read what it has",
-            through=seq,
+            "events were deleted before they came here: devices read what the stream has",
+            through=through,
+            late_seconds=round(self._arrivals.late, 3),
         )
-        self._arrivals.skip(seq)
+        self._arrivals.skip(through)
 
-    def _pending(self, count: int) -> None:
-        self._arrivals.pending = count
+    def _silence(self) -> LogError | None:
+        """Return why not all that is stored comes here, None where it does."""
+        if not self._jet.connection.is_connected:
+            return LogUnavailableError("the log is unavailable: not connected to NATS")
+        return self._spine.fault or self._changes.fault
 
     async def _heard(self, got: Got) -> None:
         await self._state.hear(got)

@@ -5,61 +5,62 @@ anew before it has had one, and tells nobody that the stream went on without it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import nats.errors
+import structlog
 from nats.aio.msg import Msg
 
 from archibald_rt.errors import LogBrokenError, LogError, LogUnavailableError
-from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, Got, Jet
+from archibald_rt.eventlog.nats import consumers
+from archibald_rt.eventlog.nats.consumers import HEARTBEAT, MISSED, place_of
+from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, KEYED, Got, Jet
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
-HEARTBEAT = 1.0
-"""Every how many seconds the server says that it is there, where nothing else comes."""
-
-MISSED = 4
-"""How many heartbeats may be missed before a consumer is made anew."""
-
 RETRY = 0.25
 """After how many seconds it is tried again."""
 
-_SHORT = 9
-_NANOSECONDS = 1_000_000_000
+LOOKS = 20
+"""How often it is looked whether a stream ends too early: who has just become its leader may not
+have all of it at once."""
+
+_logger = structlog.stdlib.get_logger("archibald_rt.eventlog.nats")
 
 
 class Follower:
     """Follows the messages of a stream after a seq; `start` it, and `close` it at the end.
 
     ``take`` is awaited with each of them, and ``pending`` is told how many are to come. ``doubted``
-    is called when none can come, ``broken`` when the stream is not the one it was. Where some that
-    were not taken may be gone, whosever they were, the messages up to a seq are left out, and
-    ``skipped`` is told that; without it, only the last of each subject matters. In a stream that
-    keeps one more than ``cap`` of each subject (0: all) a message is not sure while as many are to
-    come: no less of a subject are there when one of it was deleted.
+    is called when none can come, ``broken`` when the stream is not the one it was, or a message
+    could not be taken for a fault of ours.
+
+    With ``missed`` the ``subjects`` have to be all that are stored but for the keys of events. Then
+    a seq that is missing is that of a message which was deleted before it came, whosever it was.
+    ``missed`` is awaited with the seq at which the stream ends, and what lies before is left out.
+    Without it, only the last message of each subject matters.
     """
 
     def __init__(
         self,
         jet: Jet,
         stream: str,
-        subject: str,
+        subjects: Sequence[str],
         take: Callable[[Got], Awaitable[None]],
         *,
         after: int,
-        skipped: Callable[[int], None] | None = None,
-        cap: int = 0,
+        missed: Callable[[int], Awaitable[None]] | None = None,
         pending: Callable[[int], None] | None = None,
         doubted: Callable[[LogError], None],
         broken: Callable[[BaseException], None],
     ) -> None:
         self._jet = jet
         self._stream = stream
-        self._subject = subject
+        self._subjects = list(subjects)
         self._take = take
         self.position = after
         """The seq of the last message that was taken, or where it began."""
@@ -71,22 +72,19 @@ class Follower:
         self._consumer = ""
         self._place = 0
         self._heard = 0.0
+        self._taking = False
         self._anew = asyncio.Event()
         self._subscription: Subscription | None = None
-        self._skipped = skipped
-        self._cap = cap
+        self._missed = missed
+        # Whether a message was deleted before it came.
+        self._hole = False
         self._tell_pending = pending
-        # Set when it is known that nothing is missing before what comes.
-        self._checked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         # When the stream was made: another one may have the same name.
         self._created: str | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether messages come, as far as is known."""
-        return bool(self._consumer) and self._jet.connection.is_connected
+        self.fault: LogError | None = None
+        """Why no messages come; None where they do, as far as is known."""
 
     async def start(self) -> None:
         """Begin. Raises `LogError` if it can't."""
@@ -111,13 +109,6 @@ class Follower:
             except TimeoutError:
                 raise LogUnavailableError("JetStream did not send all of a stream") from None
 
-    def suspend(self) -> None:
-        """Take nothing until `restart`: the connection is lost.
-
-        The consumer may outlive that, and would go on behind what was deleted meanwhile.
-        """
-        self._consumer = ""
-
     def restart(self) -> None:
         """Have the consumer made anew: the connection was lost meanwhile."""
         self._anew.set()
@@ -135,15 +126,15 @@ class Follower:
             self._broken(error)
 
     async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
         # Some waits of the client lose a cancellation that comes at the wrong moment.
         while not self._closed:
             try:
                 async with asyncio.timeout(HEARTBEAT):
                     await self._anew.wait()
             except TimeoutError:
-                if loop.time() - self._heard < HEARTBEAT * MISSED:
+                if not self._silent:
                     continue
+                _logger.warning("the stream is silent, asking for it anew", stream=self._stream)
             self._anew.clear()
             try:
                 await self._leave()
@@ -152,69 +143,68 @@ class Follower:
                 self._broken(error)
                 return
             except LogError as error:
-                self._doubted(error)
+                self._fail(error)
                 self._anew.set()
                 await asyncio.sleep(RETRY)
+
+    @property
+    def _silent(self) -> bool:
+        """Whether nothing has come for too long, though there is room for it."""
+        now = asyncio.get_running_loop().time()
+        return not self._taking and now - self._heard >= HEARTBEAT * MISSED
+
+    def _fail(self, error: LogError) -> None:
+        """Say that no messages come, and why, unless that was said."""
+        if self.fault is None or str(self.fault) != str(error):
+            _logger.warning("can't follow the stream", stream=self._stream, reason=str(error))
+        self.fault = error
+        self._doubted(error)
 
     async def _consume(self) -> None:
         """Have the server send what is after the position."""
         if not self._jet.connection.is_connected:
             raise LogUnavailableError("the log is unavailable: not connected to NATS")
-        name, position = token_hex(8), self.position
-        inbox = self._jet.connection.new_inbox()
+        state = await self._state()
+        if self._missed is not None and (self._hole or state["first_seq"] > self.position + 1):
+            last = state["last_seq"]
+            await self._missed(last)
+            self.position, self._hole = max(self.position, last), False
+        name, inbox = token_hex(8), self._jet.connection.new_inbox()
         self._place, self._consumer = 0, name
-        self._checked.clear()
         self._heard = asyncio.get_running_loop().time()
         try:
             self._subscription = await self._jet.connection.subscribe(inbox, cb=self._on_message)
         except nats.errors.Error as error:
             raise LogUnavailableError(f"the log is unavailable: {error}") from None
-        config = {
-            "name": name,
-            "deliver_subject": inbox,
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": position + 1,
-            "filter_subject": self._subject,
-            "ack_policy": "none",
-            "max_deliver": 1,
-            "flow_control": True,
-            "idle_heartbeat": int(HEARTBEAT * _NANOSECONDS),
-            "inactive_threshold": int(HEARTBEAT * MISSED * _NANOSECONDS),
-            "mem_storage": True,
-            "num_replicas": 1,
-        }
-        made = await self._jet.ask(
-            f"CONSUMER.CREATE.{self._stream}.{name}",
-            {"stream_name": self._stream, "config": config, "action": "create"},
+        self._pending = await consumers.create(
+            self._jet,
+            self._stream,
+            name,
+            inbox=inbox,
+            subjects=self._subjects,
+            after=self.position,
         )
-        if made is None:
-            raise LogBrokenError(f"the stream {self._stream} was deleted")
-        self._pending = made["num_pending"]
-        last = await self._last_if_missing(position)
-        if last is not None and self._skipped is not None:
-            self._skipped(last)
-            self.position = max(self.position, last)
-        self._checked.set()
+        if self.fault is not None:
+            _logger.info("follows the stream again", stream=self._stream)
+            self.fault = None
 
-    async def _last_if_missing(self, position: int) -> int | None:
-        """Return where the stream ends if messages behind a position may have gone unseen.
-
-        Raises `LogBrokenError` where it is another stream.
-        """
-        info = await self._jet.ask(f"STREAM.INFO.{self._stream}")
-        if info is None:
-            raise LogBrokenError(f"the stream {self._stream} was deleted")
-        if info["created"] != (self._created or info["created"]):
-            raise LogBrokenError(f"the stream {self._stream} was made anew")
-        self._created = info["created"]
-        state = info["state"]
-        if state["last_seq"] < position:
-            raise LogBrokenError(
-                f"the stream {self._stream} ends at {state['last_seq']} and was read up to"
-                f" {position}: it was made anew or has lost events"
-            )
-        last: int = state["last_seq"]
-        return last if state["first_seq"] > position + 1 else None
+    async def _state(self) -> dict[str, int]:
+        """Return from where to where the stream goes; `LogBrokenError` where it is another one."""
+        for _ in range(LOOKS):
+            info = await self._jet.ask(f"STREAM.INFO.{self._stream}")
+            if info is None:
+                raise LogBrokenError(f"the stream {self._stream} was deleted")
+            if info["created"] != (self._created or info["created"]):
+                raise LogBrokenError(f"the stream {self._stream} was made anew")
+            self._created = info["created"]
+            state: dict[str, int] = info["state"]
+            if state["last_seq"] >= self.position:
+                return state
+            await asyncio.sleep(RETRY)
+        raise LogBrokenError(
+            f"the stream {self._stream} ends at {state['last_seq']} and was read up to"
+            f" {self.position}: it was made anew or has lost events"
+        )
 
     async def _leave(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -225,38 +215,57 @@ class Follower:
 
     async def _on_message(self, message: Msg) -> None:
         self._heard = asyncio.get_running_loop().time()
-        headers = message.headers
-        if headers is not None and headers.get("Status") == "100":
-            if message.reply:
-                await self._answer(message.reply)
-            # A heartbeat says how many were sent.
-            sent = headers.get("Nats-Last-Consumer")
-            if sent is not None and int(sent) > self._place:
-                self._anew.set()
-            if (stalled := headers.get("Nats-Consumer-Stalled")) is not None:
-                await self._answer(stalled)
-            return
-        # $JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<place>.<time>.<pending>; or with a domain
-        # and an account before the stream, and more behind.
-        parts = message.reply.split(".")
-        begin = 3 if len(parts) == _SHORT else 5
-        consumer, _, seq_text, place_text, _, pending = parts[begin : begin + 6]
-        seq, place = int(seq_text), int(place_text)
-        await self._checked.wait()
-        if consumer != self._consumer:
+        self._taking = True
+        try:
+            headers = message.headers or {}
+            if headers.get("Status") == "100":
+                await self._hear(message.reply, headers)
+            else:
+                await self._receive(message, headers)
+        except nats.errors.Error:
+            # The connection is being lost; what it did not answer comes again.
+            self._anew.set()
+        except Exception as error:  # noqa: BLE001 - the client would log it and go on without the message
+            self._broken(error)
+        finally:
+            self._taking = False
+            self._heard = asyncio.get_running_loop().time()
+
+    async def _hear(self, reply: str, headers: dict[str, str]) -> None:
+        """Answer what is asked so as not to be sent too much, and look what should have come."""
+        if reply:
+            await self._answer(reply)
+        if (stalled := headers.get("Nats-Consumer-Stalled")) is not None:
+            await self._answer(stalled)
+        # A heartbeat says how many were sent; it comes when there are no more.
+        sent = headers.get("Nats-Last-Consumer")
+        if sent is not None and int(sent) > self._place:
+            self._anew.set()
+        elif sent is not None and stalled is None and self._tell_pending is not None:
+            self._tell_pending(0)
+
+    async def _receive(self, message: Msg, headers: dict[str, str]) -> None:
+        place = place_of(message.reply)
+        if place.consumer != self._consumer:
             return
         if self._tell_pending is not None:
-            self._tell_pending(int(pending))
-        if place != self._place + 1:
+            self._tell_pending(place.pending + 1)
+        if place.place != self._place + 1:
             self._anew.set()
             return
+        seq = place.seq
         if seq > self.position:
-            sure = not self._cap or int(pending) < self._cap
-            await self._take(Got(seq, message.subject, message.data, sure))
+            # Right before an event with a key lies the key.
+            expected = self.position + (2 if KEYED in headers else 1)
+            if self._missed is not None and seq > expected:
+                self._hole, self._consumer = True, ""
+                self._anew.set()
+                return
+            await self._take(Got(seq, message.subject, message.data, headers))
             self.position = seq
         # It may have been made anew meanwhile.
-        if consumer == self._consumer:
-            self._place = place
+        if place.consumer == self._consumer:
+            self._place = place.place
         self._moved.set()
 
     async def _answer(self, reply: str) -> None:

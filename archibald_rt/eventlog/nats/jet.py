@@ -22,31 +22,40 @@ from archibald_rt.errors import LogUnavailableError, LogUncertainError
 ANSWER_WITHIN = 5.0
 """For how many seconds an answer is waited for: a new leader takes 4 to 6."""
 
+KEYED = "Rt-Keyed"
+"""The header of an event that has a key: the message right before it."""
+
 _WRONG_SEQUENCE = frozenset({10071, 10164})
 _NOT_FOUND = frozenset({10037, 10059})
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+GUARD = "Nats-Expected-Last-Subject-Sequence-Subject"
+"""The header of whose last seq is expected, where it is another subject's than the message's."""
+
+BATCH, PLACE = "Nats-Batch-Id", "Nats-Batch-Sequence"
+"""The headers of a message's batch, and of its place there, from 1."""
+
 _EXPECTED_LAST = "Nats-Expected-Last-Sequence"
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """What is to be stored; with ``expected`` only if that is the subject's last seq (0: none)."""
+    """What is to be stored; with ``expected`` only if that is the subject's last seq (0: none).
+
+    With a ``guard`` it is that subject's last seq that is expected.
+    """
 
     subject: str
     data: bytes
     expected: int | None = None
+    guard: str | None = None
     headers: Mapping[str, str] = {}
 
 
 class Got(msgspec.Struct, frozen=True, gc=False):
-    """What is stored; not ``sure`` where some of its subject may be missing right before it.
-
-    ``headers`` only as `Jet.read` finds them.
-    """
+    """What is stored; without ``headers`` where the leader was asked for one message."""
 
     seq: int
     subject: str
     data: bytes
-    sure: bool = True
     headers: Mapping[str, str] = {}
 
 
@@ -78,14 +87,16 @@ class Jet:
             return None
         raise LogUnavailableError(f"JetStream refused {what}: {error.get('description')}")
 
-    async def store(self, messages: Sequence[Message], *, after: int | None = None) -> int:
+    async def store(
+        self, messages: Sequence[Message], *, after: int | None = None, name: str = ""
+    ) -> int:
         """Store messages, all of them or none, one behind the other; returns the last seq.
 
-        With ``after`` only if that is the stream's last seq. Raises `SequenceError` where an
-        expectation was not met.
+        With ``after`` only if that is the stream's last seq. More than one are a batch, by this
+        ``name`` or any. Raises `SequenceError` where an expectation was not met.
         """
         # A batch costs 5 ms more than a message: the server stages it on disk.
-        batch = token_hex(16) if len(messages) > 1 else None
+        batch = name or token_hex(16) if len(messages) > 1 else None
         try:
             for place, message in enumerate(messages, 1):
                 headers = _headers(message, batch, place)
@@ -156,14 +167,8 @@ class Jet:
                     headers = message.headers or {}
                     if "Nats-Sequence" not in headers:
                         break
-                    found.append(
-                        Got(
-                            int(headers["Nats-Sequence"]),
-                            headers["Nats-Subject"],
-                            message.data,
-                            headers=headers,
-                        )
-                    )
+                    seq, subject = int(headers["Nats-Sequence"]), headers["Nats-Subject"]
+                    found.append(Got(seq, subject, message.data, headers))
             except TimeoutError:
                 raise LogUnavailableError("JetStream did not answer a read in time") from None
             except nats.errors.Error as error:
@@ -214,9 +219,11 @@ class Jet:
 def _headers(message: Message, batch: str | None, place: int) -> dict[str, str]:
     headers = {**message.headers}
     if batch is not None:
-        headers |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
+        headers |= {BATCH: batch, PLACE: str(place)}
     if message.expected is not None:
         headers[_EXPECTED] = str(message.expected)
+    if message.guard is not None:
+        headers[GUARD] = message.guard
     return headers
 
 

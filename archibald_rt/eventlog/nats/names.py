@@ -5,6 +5,7 @@ Of the stream ``RT``::
     RT.d.<partition>.u.<user>          a user's durable events
     RT.d.all                           the durable broadcasts
     RT.k.<partition>.<user>.<key>      the keys of events: each lies just before its event
+    RT.k.fence.<publish>               what keeps a publish of unknown outcome from being stored
     RT.p                               what probes commit
     RT.t.<partition>.u.<user>          transient events, never stored
     RT.t.all                           transient broadcasts
@@ -52,6 +53,15 @@ class Names:
         self.all = f"{stream}.>"
 
     @property
+    def followed(self) -> list[str]:
+        """The subjects of all that is stored but for keys, which events speak for."""
+        return [self.events, self.probe, self.fence("*")]
+
+    def fence(self, publish: str) -> str:
+        """Return the subject that says of a publish that it is not to be stored any more."""
+        return f"{self.stream}.k.fence.{publish}"
+
+    @property
     def stored(self) -> list[str]:
         """The subjects that are stored."""
         return [self.events, self.keys, self.probe]
@@ -93,7 +103,11 @@ class Names:
 
     def is_key(self, subject: str) -> bool:
         """Whether a subject is one of keys."""
-        return subject.startswith(self.keys[:-1])
+        return subject.startswith(self.keys[:-1]) and not self.is_fence(subject)
+
+    def is_fence(self, subject: str) -> bool:
+        """Whether a subject is that of a publish which is not to be stored any more."""
+        return subject.startswith(self.fence(""))
 
 
 def _rest(user: str | None) -> str:

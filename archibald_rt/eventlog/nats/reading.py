@@ -145,11 +145,13 @@ class Reader:
 
     async def _gone(self, user: str) -> tuple[int, int]:
         """Return up to where a user's own events and the broadcasts may be gone."""
-        own, everybody = await asyncio.gather(
+        own, everybody, erased = await asyncio.gather(
             self._gone_of(self._names.durable(user)),
             self._gone_of(self._names.durable(None)),
+            # At another server it may have been erased a moment ago; broadcasts never are.
+            self._state.erased_by_now(user),
         )
-        return max(own, self._state.erased(user)), max(everybody, self._state.erased(None))
+        return max(own, erased), max(everybody, self._state.erased(None))
 
     async def _gone_of(self, subject: str) -> int:
         stream = self._names.stream

@@ -54,6 +54,16 @@ class State:
         """Return up to where a user's own events, or (None) broadcasts, are gone; 0 for none."""
         return self._values.get(_ERASED + token(user or ""), (0, 0))[0]
 
+    async def erased_by_now(self, user: str) -> int:
+        """Return as `erased` what the bucket holds, which may not have been heard of here yet."""
+        last = await self._jet.last(self.bucket, self._prefix + _ERASED + token(user))
+        known = self.erased(user)
+        return (
+            known
+            if last is None or not _NUMBER.fullmatch(last.data)
+            else max(known, int(last.data))
+        )
+
     @property
     def erasures(self) -> Mapping[str, int]:
         """Up to where whose own events are gone for good; by an empty name the broadcasts."""
