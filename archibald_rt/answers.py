@@ -41,6 +41,8 @@ class Problem(msgspec.Struct, frozen=True, rename="camel"):
     detail: str
     field: str | UnsetType = UNSET
     indexes: Sequence[Count] | UnsetType = UNSET
+    key: str | UnsetType = UNSET
+    keys: Sequence[str | None] | UnsetType = UNSET
     request_id: RequestId | UnsetType = UNSET
 
 

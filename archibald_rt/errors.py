@@ -145,7 +145,15 @@ class LogUnavailableError(LogError):
 
 
 class LogUncertainError(LogError):
-    """A commit's outcome is unknown; what comes after it may work, or may not."""
+    """A commit's outcome is unknown; what comes after it may work, or may not.
+
+    ``keys`` are those with which the emissions of each group can be tried again, as if they had
+    been emitted with them; None where one has to do without. It is empty where none is known.
+    """
+
+    def __init__(self, detail: str, *, keys: Sequence[Sequence[str | None]] = ()) -> None:
+        super().__init__(detail)
+        self.keys = keys
 
 
 class LogBrokenError(LogError):

@@ -201,9 +201,10 @@ class OrderQueue:
         results, fault = await self._commit(durable, trace)
         committed = self._paused = time.monotonic()
         measured, before = self.measured, self.durable
+        keys = iter(fault.keys if isinstance(fault, LogUncertainError) else ())
         for request in group:
             if fault is not None and request.durable:
-                request.fail(type(fault)(str(fault)))
+                request.fail(_told(fault, request.emissions, next(keys, ())))
             else:
                 stored = next(results) if request.durable else []
                 if isinstance(stored, KeyConflict):
@@ -297,6 +298,15 @@ class OrderQueue:
             self._failed(error)
         else:
             self._watch.worked()
+
+
+def _told(fault: LogError, emissions: Sequence[Emission], keys: Sequence[str | None]) -> LogError:
+    """Return a fault of a commit as the emitter of some of it is told."""
+    if not isinstance(fault, LogUncertainError) or not keys:
+        return type(fault)(str(fault))
+    durable = iter(keys)
+    each = [next(durable) if emission.durable else None for emission in emissions]
+    return LogUncertainError(str(fault), keys=[each])
 
 
 def _stored(result: list[Stored] | KeyConflict) -> Sequence[Stored]:

@@ -61,6 +61,7 @@ LAYERS = [
     "eventlog.nats.arrivals",
     "eventlog.nats.state",
     "eventlog.nats.scanning",
+    "eventlog.nats.minted",
     "eventlog.nats.appending",
     "eventlog.nats.reading",
     "eventlog.nats.definition",

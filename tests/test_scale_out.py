@@ -12,8 +12,10 @@ from typing import Any
 import nats as client
 import pytest
 
-from archibald_rt.eventlog.nats import arrivals, marks
+from archibald_rt.eventlog.nats import arrivals, follower
+from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.server import Server
+from natslogs import held_back, jet_of
 from natsservers import NatsServer, cable, nats_server
 from support import Device, Harness, eventually, harness, problem_of, silenced, token
 from watching import watching
@@ -289,6 +291,8 @@ async def test_an_outage_of_nats_refuses_emissions_and_keeps_the_devices(
                     return (await server.get("/readyz", public=True)).code == 503
 
                 await eventually(unready)
+                why = problem_of(await server.get("/readyz", public=True))["detail"]
+                assert "not connected to NATS" in why
                 assert (await server.get("/healthz", public=True)).code == 200
                 refused = await server.post("/internal/emit", json.dumps(job("lost")).encode())
                 assert refused.code == 503
@@ -314,23 +318,28 @@ async def test_an_outage_of_nats_refuses_emissions_and_keeps_the_devices(
                 assert all(each["payload"] != "lost" for each in seen)
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["its own key", "the key that it is told"])
 @pytest.mark.gen_test
-async def test_an_emission_whose_outcome_is_unknown_is_said_so_and_can_be_retried_by_its_key(
-    tmp_path: Path,
+async def test_an_emission_whose_outcome_is_unknown_is_said_so_and_can_be_retried_by_a_key(
+    tmp_path: Path, *, own: bool
 ) -> None:
     with nats_server(tmp_path / "nats") as nats, silenced("archibald_rt.commits"):
         async with two(tmp_path, nats) as (first, second):
             devices = [await each.connect("u") for each in (first, second)]
             for device in devices:
                 await device.take(2)
-            keyed = json.dumps(job("once", key="k")).encode()
+            plain = job("once", key="k") if own else job("once")
             with nats.halted():
-                unknown = await first.post("/internal/emit", keyed)
+                unknown = await first.post("/internal/emit", json.dumps(plain).encode())
             assert unknown.code == 504
-            assert problem_of(unknown)["type"] == "outcome-unknown"
+            problem = problem_of(unknown)
+            assert problem["type"] == "outcome-unknown"
+            assert not own or problem["key"] == "k"
+            keyed = json.dumps({**plain, "key": problem["key"]}).encode()
 
             async def stored() -> bool:
-                return (await first.post("/internal/emit", keyed)).code == 200
+                # By another way than the first try went.
+                return (await second.post("/internal/emit", keyed)).code == 200
 
             await eventually(stored)
             await second.emit(job("end"))
@@ -339,6 +348,29 @@ async def test_an_emission_whose_outcome_is_unknown_is_said_so_and_can_be_retrie
                 assert [each["payload"] for each in seen] == ["once", "end"]
             # It was no reason to end.
             assert _faults((first, second)) == [None, None]
+
+
+@pytest.mark.gen_test
+async def test_each_emission_of_a_batch_of_unknown_outcome_is_told_a_key(tmp_path: Path) -> None:
+    with nats_server(tmp_path / "nats") as nats, silenced("archibald_rt.commits"):
+        async with two(tmp_path, nats) as (first, second):
+            device = await second.connect("u")
+            await device.take(2)
+            batch = [job(0), job(1, durable=False), job(2, key="k"), job(3)]
+            with nats.halted():
+                unknown = await first.post("/internal/emit", json.dumps(batch).encode())
+            problem = problem_of(unknown)
+            assert (unknown.code, problem["keys"][1:3]) == (504, [None, "k"])
+            keyed = [{**batch[place], "key": problem["keys"][place]} for place in (0, 2, 3)]
+            body = json.dumps(keyed).encode()
+
+            async def stored() -> bool:
+                return (await second.post("/internal/emit", body)).code == 200
+
+            await eventually(stored)
+            await second.emit(job("end"))
+            seen = [each["payload"] for each in await until_payload(device, "end")]
+            assert [each for each in seen if each != 1] == [0, 2, 3, "end"]
 
 
 @pytest.mark.gen_test
@@ -413,49 +445,97 @@ async def test_what_was_deleted_while_a_server_was_alone_is_told_to_its_devices(
             assert _faults([first, alone]) == [None, None]
 
 
+@pytest.mark.parametrize("how", ["by number", "by size", "by erasure"])
 @pytest.mark.gen_test
-async def test_what_a_slow_server_got_too_late_is_there_or_told_to_its_devices(
+async def test_what_was_deleted_before_a_server_had_it_is_told_to_its_devices(
+    tmp_path: Path, shared: NatsServer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    # It is not to be asked for anew because this machine stood still.
+    monkeypatch.setattr(follower, "MISSED", 10**6)
+    limits = {"by number": {"log__max_events_per_user": "3"}, "by size": {"log__max_size": "64KiB"}}
+    async with (
+        two(tmp_path, shared, **limits.get(how, {})) as servers,
+        jet_of(shared) as jet,
+    ):
+        first, second = servers
+        devices = [await each.connect("u") for each in servers]
+        others = [await each.connect("v") for each in servers]
+        before = (await first.emit(job("before")))["id"]
+        for device in devices:
+            await until_payload(device, "before")
+        size = 10_000 if how == "by size" else 10
+        batch = [job([number, "x" * size]) for number in range(8)]
+        async with held_back(jet, tmp_path.name):
+            emitting = asyncio.ensure_future(first.emit(batch))
+            subject = Names(tmp_path.name).durable("u")
+
+            async def stored() -> bool:
+                found = await jet.last(tmp_path.name, subject)
+                return found is not None and found.seq == _seq(before) + len(batch)
+
+            await eventually(stored)
+            if how == "by erasure":
+                assert (await second.delete("/internal/users/u/events")).code == 200
+        answers = (await emitting)["results"]
+        assert {answer["delivered"] for answer in answers} == {0}
+        end = {"type": "ALL", "payload": "end", "durable": True}
+        last = (await first.emit(end, "broadcast"))["id"]
+        for device in devices:
+            seen = await until_payload(device, "end")
+            assert (seen[0]["type"], seen[0]["payload"]["requested"]) == ("rt.gap", before)
+            position = _seq(before)
+            for message in seen:
+                if message["type"] == "rt.gap":
+                    position = _seq(message["payload"]["missingThrough"])
+                else:
+                    # All that there is, or told: the seqs follow one another.
+                    assert _seq(message["id"]) == position + 1
+                    position += 1
+        for device in others:
+            assert (await until_payload(device, "end"))[-1]["id"] == last
+        assert _faults(servers) == [None, None]
+
+
+@pytest.mark.gen_test
+async def test_a_server_that_dispatches_too_late_is_not_ready_and_says_so(
     tmp_path: Path, shared: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrivals, "WAITING", 1000)
-    async with (
-        two(tmp_path, shared, log__max_events_per_user="3") as (first, slow),
-        AsyncExitStack() as exit_first,
-    ):
+    monkeypatch.setattr(arrivals, "LATE", 0.1)
+    async with two(tmp_path, shared) as (first, slow), AsyncExitStack() as exit_first:
         assert isinstance(slow.server, Server)
-        device, other = await slow.connect("u"), await slow.connect("v")
-        for each in (device, other):
-            await each.take(2)
         go_on = asyncio.Event()
+        exit_first.callback(go_on.set)
 
         async def hold() -> int:
             await go_on.wait()
             return 0
 
         holding = asyncio.ensure_future(slow.server._order.between(hold))  # noqa: SLF001 - nothing else holds it up
-        exit_first.callback(go_on.set)
         await asyncio.sleep(0)
-        # More than JetStream sends without hearing from whom it sends to.
-        for _ in range(12):
-            await first.emit([job("x" * 60_000)] * 10)
-        last = (await first.emit(job("end")))["id"]
-        await first.emit({"userId": "v", "type": "V"})
+        for number in range(3):
+            await first.emit(job(number))
+
+        async def late() -> bool:
+            answer = await slow.get("/readyz", public=True)
+            return (
+                answer.code == 503
+                and "dispatched too late: 3 events" in problem_of(answer)["detail"]
+            )
+
+        await eventually(late)
         text = (await slow.get("/metrics")).body.decode()
-        assert float(_sample(text, "archibald_rt_log_unread_events")) >= 0
+        assert float(_sample(text, "archibald_rt_log_unread_events")) == 3
+        assert float(_sample(text, "archibald_rt_log_unread_seconds")) >= 0.1
+        assert float(_sample(text, "archibald_rt_log_followed")) == 0
+        assert float(_sample(text, "archibald_rt_ready")) == 0
+        assert float(_sample(text, "archibald_rt_commits_failing")) == 0
         go_on.set()
         await holding
-        told = 0
-        position = 0
-        while position < _seq(last):
-            message = await device.next()
-            if message["type"] == "rt.gap":
-                told = _seq(message["payload"]["missingThrough"])
-            else:
-                seq = _seq(message["id"])
-                # All there is, or told: the seqs of one user's events follow one another.
-                assert seq == max(position, told) + 1
-                position = seq
-        assert (await other.next())["type"] == "V"
+
+        async def ready() -> bool:
+            return (await slow.get("/readyz", public=True)).code == 200
+
+        await eventually(ready)
 
 
 def _sample(text: str, name: str) -> str:

@@ -83,13 +83,14 @@ class BaseHandler(RequestHandler):
         self.set_header("Retry-After", str(RETRY_AFTER))
         self.problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
 
-    def refuse_unknown(self, detail: str) -> None:
-        """Answer 504: what was asked for may have been done."""
+    def refuse_unknown(self, detail: str, **members: Any) -> None:
+        """Answer 504: what was asked for may have been done; ``members`` as of `problem`."""
         self.problem(
             HTTPStatus.GATEWAY_TIMEOUT,
             f"outcome-unknown: {detail}",
             title="Outcome Unknown",
             type="outcome-unknown",
+            **members,
         )
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:

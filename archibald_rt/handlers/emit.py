@@ -123,6 +123,10 @@ class EmittingHandler(BodyHandler):
         match error:
             case EmissionError():
                 self.refuse_body(error)
+            case LogUncertainError(keys=[keys]):
+                named = {"keys": keys} if self._many else {"key": keys[0]}
+                detail = f"{error}; it may have been stored: retry with the key that is named here"
+                self.refuse_unknown(detail, **named)
             case LogBrokenError() | LogUncertainError():
                 self.refuse_unknown(f"{error}; it may have been stored: retry with the same key")
             case _:

@@ -38,7 +38,8 @@ _PROBLEMS = {
     426: "Another version of the WebSocket protocol than 13.",
     500: "A fault of the server.",
     503: "Not now; nothing was done.",
-    504: "`outcome-unknown`: what was asked for may have been done, or not.",
+    504: "`outcome-unknown`: what was asked for may have been done, or not. With several servers"
+    " `key`, or `keys` in the order of the results, names what to try emissions again with.",
 }
 _HEADERS = {
     401: ("WWW-Authenticate", "What is expected: `Bearer`."),

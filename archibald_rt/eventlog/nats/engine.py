@@ -38,17 +38,7 @@ class NatsLog:
         self._names = names
         self._opened = opened
         self._state = State(jet, names.stream, revoked=self._revoked, erased=self._erased)
-        self._marks = Marks(
-            jet,
-            self._state.bucket,
-            self._state.prefix,
-            name,
-            lapsed=self._doubted,
-            renewed=self._renewed,
-            watched=self._watched,
-        )
-        self._arrivals = Arrivals(jet, names, self._marks, position=opened.last)
-        self._appender = Appender(jet, names)
+        self._appender = Appender(jet, names, lambda: self._arrivals.position)
         self._reader = Reader(jet, names, self._state, cap=opened.cap, replicas=opened.replicas)
         self._size = 0
         self._spine = Follower(
