@@ -1,11 +1,14 @@
 """Whether commits work, and when to find out if they do again."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from archibald_rt.errors import LogError
+
+_TOLD = 10
+"""Of how many requests the log line has the ids."""
 
 _logger = structlog.stdlib.get_logger("archibald_rt.commits")
 
@@ -28,10 +31,11 @@ class CommitWatch:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def failed(self, error: LogError) -> None:
-        """Take note that a commit failed, and have one tried later."""
-        if self.fault is None:
-            _logger.error("commits fail", reason=str(error))
+    def failed(self, error: LogError, request_ids: Sequence[str] = ()) -> None:
+        """Take note that a commit failed, of these requests, and have one tried later."""
+        if self.fault is None or str(self.fault) != str(error):
+            told = {"request_ids": [*request_ids[:_TOLD]]} if request_ids else {}
+            _logger.error("commits fail", reason=str(error), **told)
         self.fault = error
         if self._timer is not None:
             self._timer.cancel()

@@ -197,7 +197,7 @@ class OrderQueue:
 
     async def _serve(self, group: Sequence[Request]) -> None:
         trace = self._trace if self._trace.on else None
-        durable = [each.durable for each in group if each.durable]
+        durable = [each for each in group if each.durable]
         results, fault = await self._commit(durable, trace)
         committed = self._paused = time.monotonic()
         measured, before = self.measured, self.durable
@@ -222,20 +222,20 @@ class OrderQueue:
             measured.commit_size.observe(stored_now)
 
     async def _commit(
-        self, groups: Sequence[Sequence[Emission]], trace: Trace | None = None
+        self, requests: Sequence[Request], trace: Trace | None = None
     ) -> tuple[Iterator[list[Stored] | KeyConflict], LogError | None]:
-        if not groups:
+        if not requests:
             return iter(()), None
         began = time.monotonic()
         try:
-            results = await self._log.append(groups)
+            results = await self._log.append([each.durable for each in requests])
         except LogError as error:
-            self._failed(error)
+            self._failed(error, [each.request_id for each in requests])
             return iter(()), error
         took = time.monotonic() - began
         self.measured.commit_time.observe(took)
         if trace is not None:
-            trace.group(len(groups), took)
+            trace.group(len(requests), took)
         if any(not each.duplicate for result in results for each in _stored(result)):
             # Nothing but duplicates stores nothing, and so shows nothing.
             self._watch.worked()
@@ -281,9 +281,9 @@ class OrderQueue:
                 self._paused = time.monotonic()
         return outcomes
 
-    def _failed(self, error: LogError) -> None:
+    def _failed(self, error: LogError, request_ids: Sequence[str] = ()) -> None:
         self.measured.failed_commits += 1
-        self._watch.failed(error)
+        self._watch.failed(error, request_ids)
         if not isinstance(error, LogUnavailableError | LogUncertainError):
             self._give_up(error)
 

@@ -13,6 +13,7 @@ from archibald_rt.errors import (
     EmissionError,
     LogBrokenError,
     LogUnavailableError,
+    LogUncertainError,
     QueueFullError,
 )
 from archibald_rt.eventlog import EventLog, KeyConflict, Stored
@@ -22,6 +23,7 @@ from archibald_rt.eventlog.sqlite import open_sqlite
 from archibald_rt.events import Emission, Outcome
 from archibald_rt.hub import Hub
 from archibald_rt.order import OrderQueue
+from logged import logged
 from natsservers import NatsServer, nats_server
 from support import eventually
 
@@ -224,6 +226,41 @@ async def test_while_commits_fail_transient_ones_go_on_and_a_probe_finds_the_end
         (first,) = await made.submit(emission())
         assert [event.seq for event in made.hub.since("u", 0) or ()] == [first.seq]
         assert made.broken == []
+
+
+@pytest.mark.gen_test
+async def test_why_commits_fail_is_logged_with_the_requests_and_again_for_another_reason(
+    tmp_path: Path, line: Opening
+) -> None:
+    with logged() as lines:
+        async with line(tmp_path) as made:
+            for number, reason in enumerate(["full", "full", "gone"]):
+                made.log.failing = LogUnavailableError(reason)
+                with pytest.raises(LogUnavailableError):
+                    await made.order.submit([emission()], f"request-{number}")
+            made.log.failing = None
+            await eventually(lambda: made.order.fault is None)
+        first, second = lines.entries(event="commits fail")
+        assert (first["reason"], first["request_ids"]) == ("full", ["request-0"])
+        # It may have been a probe that met it, which nobody asked for.
+        assert (second["reason"], second.get("request_ids", ["request-2"])) == (
+            "gone",
+            ["request-2"],
+        )
+
+
+@pytest.mark.gen_test
+async def test_of_a_commit_of_unknown_outcome_each_request_is_told_its_own_keys(
+    tmp_path: Path, line: Opening
+) -> None:
+    async with line(tmp_path) as made:
+        made.log.failing = LogUncertainError("unheard", keys=[["a", "b"], ["k"]])
+        one = made.submit(emission(durable=False), emission(), emission())
+        two = made.submit(emission(key="k"))
+        for answer, keys in ((one, [None, "a", "b"]), (two, ["k"])):
+            with pytest.raises(LogUncertainError) as raised:
+                await answer
+            assert raised.value.keys == [keys]
 
 
 @pytest.mark.gen_test
