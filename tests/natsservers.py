@@ -21,15 +21,20 @@ server_name: {name}
 listen: "127.0.0.1:{port}"
 ports_file_dir: "{folder}"
 jetstream {{ store_dir: "{folder}", sync_interval: always }}
+{more}
 """
 
 
 class NatsServer:
-    """A NATS server with JetStream that keeps its streams in `folder`."""
+    """A NATS server with JetStream that keeps its streams in `folder`.
 
-    def __init__(self, folder: Path, *, name: str = "n1") -> None:
+    ``more`` is added to its configuration.
+    """
+
+    def __init__(self, folder: Path, *, name: str = "n1", more: str = "") -> None:
         self._folder = folder
         self._name = name
+        self._more = more
         self._process: subprocess.Popen[bytes] | None = None
         # The one it was given by the system, so that clients find it again.
         self._port = -1
@@ -39,7 +44,9 @@ class NatsServer:
         """Start it and wait until it takes connections."""
         self._folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "server.conf"
-        text = _CONFIG.format(name=self._name, port=self._port, folder=self._folder)
+        text = _CONFIG.format(
+            name=self._name, port=self._port, folder=self._folder, more=self._more
+        )
         config.write_text(text)
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -56,8 +63,12 @@ class NatsServer:
 
     def kill(self) -> None:
         """End it as a crash would."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: signal.Signals) -> None:
+        """End it by a signal, unless it has ended."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(number)
             self._process.wait(PATIENCE)
             self._process = None
 
@@ -87,9 +98,9 @@ def _state(task: Path) -> str:
 
 
 @contextmanager
-def nats_server(folder: Path) -> Iterator[NatsServer]:
+def nats_server(folder: Path, *, more: str = "") -> Iterator[NatsServer]:
     """Run a server for the length of a block."""
-    server = NatsServer(folder)
+    server = NatsServer(folder, more=more)
     try:
         server.start()
         yield server
@@ -106,6 +117,8 @@ class Cable:
         self._tasks: set[asyncio.Task[None]] = set()
         self._cut = False
         self.url = ""
+        self.accepted = 0
+        """How many connections there were, those that were cut at once as well."""
 
     def cut(self) -> None:
         """End all connections, and let none come about."""
@@ -120,6 +133,7 @@ class Cable:
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass a connection on until it ends."""
         self._writers.add(writer)
+        self.accepted += 1
         task = asyncio.get_running_loop().create_task(self._carry(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

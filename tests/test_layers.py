@@ -66,6 +66,8 @@ LAYERS = [
     "eventlog.nats.reading",
     "eventlog.nats.definition",
     "eventlog.nats.engine",
+    "eventlog.nats.credentials",
+    "eventlog.nats.connecting",
     "eventlog.nats.opening",
     "eventlog.access",
     "eventlog.staging",

@@ -20,9 +20,6 @@ from natsservers import NatsServer, cable, nats_server
 from support import Device, Harness, eventually, harness, problem_of, silenced, token
 from watching import watching
 
-# Of a try to connect anew that fails, the client leaves its socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
-
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:

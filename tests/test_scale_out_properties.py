@@ -23,9 +23,6 @@ from hypothesis import strategies as st
 from natsservers import Cable, NatsServer, cable, nats_server
 from support import Device, Harness, eventually, harness, silenced
 
-# Of a try to connect anew that fails, the client leaves its socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
-
 EFFORT = float(os.environ.get("PROPERTY_EFFORT", "1"))
 
 servers = st.integers(0, 1)

@@ -284,12 +284,14 @@ async def test_an_outage_leaves_no_subscription_and_no_task_behind(tmp_path: Pat
             connection = log._jet.connection  # noqa: SLF001 - what it keeps is to be counted
             kept = connection._subs  # noqa: SLF001 - as above
             before = len(kept), len(asyncio.all_tasks())
+            doubts: list[object] = []
+            hooks = {name: getattr(UNHEARD, name) for name in UNHEARD.__struct_fields__}
+            log.peers.attach(type(UNHEARD)(**{**hooks, "doubted": doubts.append}))
             own.kill()
             await eventually(lambda: not connection.is_connected)
-            # Followers look for their consumers several times a second.
-            for _ in range(4):
-                log.reconnected()
-                await asyncio.sleep(0.3)
+            log.reconnected()
+            # Both followers try to go on several times.
+            await eventually(lambda: len(doubts) > 2 * 4)
             assert len(kept) <= before[0]
             own.start()
 

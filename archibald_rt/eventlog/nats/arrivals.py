@@ -4,13 +4,14 @@ import asyncio
 from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
 from archibald_rt.errors import LogError, LogUnavailableError
-from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, Got, Jet
+from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, UNSENT, Got, Jet
 from archibald_rt.eventlog.nats.lateness import Lateness
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.peers import Answers, Arrival, PeerHooks
@@ -289,12 +290,11 @@ class Arrivals:
         self.hooks.arrived()
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> None:
-        # What is transient is late when the connection is back.
-        if self._jet.connection.is_connected:
-            try:
-                await self._jet.connection.publish(subject, data, headers=headers)
-            except nats.errors.Error:
-                return
+        # What is transient is late when the connection is back, or takes something again.
+        connection = self._jet.connection
+        if connection.is_connected and connection.pending_data_size <= UNSENT:
+            with suppress(nats.errors.Error):
+                await connection.publish(subject, data, headers=headers)
 
 
 def _size(arrival: Arrival) -> int:

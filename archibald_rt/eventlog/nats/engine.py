@@ -225,11 +225,14 @@ class NatsLog:
         return self._size
 
     async def close(self) -> None:
-        """See `EventLog.close`."""
-        await self._marks.close()
+        """See `EventLog.close`; the connection is for whoever made it to close."""
         for follower in (self._spine, self._changes):
             await follower.close()
-        await self._jet.connection.close()
+
+    def overrun(self, subject: str) -> None:
+        """Take note that a message came faster than messages are taken, and was dropped."""
+        if subject.startswith(self._names.transients[:-1]):
+            self._arrivals.dropped += 1
 
     def closed(self, reason: str) -> None:
         """Take note that the connection will not come back."""

@@ -22,6 +22,9 @@ from archibald_rt.errors import LogUnavailableError, LogUncertainError
 ANSWER_WITHIN = 5.0
 """For how many seconds an answer is waited for: a new leader takes 4 to 6."""
 
+UNSENT = 16 * 1024 * 1024
+"""How many bytes may wait to be sent; more means that the connection takes nothing."""
+
 KEYED = "Rt-Keyed"
 """The header of an event that has a key: the message right before it."""
 
@@ -214,6 +217,8 @@ class Jet:
         # What is published now would wait for the connection, and be stored after its answer.
         if not self.connection.is_connected:
             raise LogUnavailableError("the log is unavailable: not connected to NATS")
+        if self.connection.pending_data_size > UNSENT:
+            raise LogUnavailableError("the log is unavailable: the connection to NATS stands still")
 
 
 def _headers(message: Message, batch: str | None, place: int) -> dict[str, str]:

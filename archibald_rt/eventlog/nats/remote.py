@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from archibald_rt.errors import LogCopyError, LogUnavailableError, LogUncertainError
+from archibald_rt.eventlog.nats.connecting import connected
 from archibald_rt.eventlog.nats.jet import Jet
 from archibald_rt.eventlog.nats.names import Names
-from archibald_rt.eventlog.nats.opening import connected
 
 _T = TypeVar("_T")
 
