@@ -43,11 +43,7 @@ class NatsServer:
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        config = self._folder / "server.conf"
-        text = _CONFIG.format(
-            name=self._name, port=self._port, folder=self._folder, more=self._more
-        )
-        config.write_text(text)
+        config = self._write()
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [PROGRAM, "-c", str(config)], stdout=log, stderr=subprocess.STDOUT
@@ -60,6 +56,21 @@ class NatsServer:
             time.sleep(0.01)
         (self.url,) = json.loads(ports.read_text())["nats"]
         self._port = int(self.url.rpartition(":")[2])
+
+    def configure(self, more: str) -> None:
+        """Have it go on with something else added to its configuration."""
+        assert self._process is not None
+        self._more = more
+        self._write()
+        self._process.send_signal(signal.SIGHUP)
+
+    def _write(self) -> Path:
+        config = self._folder / "server.conf"
+        text = _CONFIG.format(
+            name=self._name, port=self._port, folder=self._folder, more=self._more
+        )
+        config.write_text(text)
+        return config
 
     def kill(self) -> None:
         """End it as a crash would."""

@@ -236,6 +236,22 @@ async def test_tries_to_connect_that_fail_leave_no_socket_behind(tmp_path: Path)
     assert [str(each.message) for each in seen] == []
 
 
+@pytest.mark.gen_test
+async def test_a_user_who_is_refused_later_is_told_so_until_it_is_taken_again(
+    tmp_path: Path,
+) -> None:
+    login = 'authorization {{ user: "rt", password: "{}" }}'
+    with nats_server(tmp_path / "nats", more=login.format("one")) as server:
+        async with open_nats([by("rt:one", server)], "RT") as log:
+            assert log.peers.fault is None
+            server.configure(login.format("two"))
+            await eventually(lambda: "Authorization Violation" in str(log.peers.fault))
+            with pytest.raises(LogUnavailableError, match="not connected to NATS"):
+                await log.probe()
+            server.configure(login.format("one"))
+            await eventually(lambda: log.peers.fault is None)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.gen_test
 async def test_a_server_that_ends_and_starts_again_is_found_again(

@@ -248,8 +248,10 @@ class NatsLog:
 
     def _silence(self) -> LogError | None:
         """Return why not all that is stored comes here, None where it does."""
-        if not self._jet.connection.is_connected:
-            return LogUnavailableError("the log is unavailable: not connected to NATS")
+        connection = self._jet.connection
+        if not connection.is_connected:
+            why = "" if connection.last_error is None else f", {connection.last_error}"
+            return LogUnavailableError(f"the log is unavailable: not connected to NATS{why}")
         return self._spine.fault or self._changes.fault
 
     async def _heard(self, got: Got) -> None:
