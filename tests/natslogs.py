@@ -5,12 +5,13 @@ import itertools
 import json
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import nats as client
 
+from archibald_rt.errors import LogUnavailableError
 from archibald_rt.eventlog import exporting as of_files
 from archibald_rt.eventlog.nats import exporting as of_streams
 from archibald_rt.eventlog.nats.jet import Jet
@@ -65,7 +66,9 @@ async def held_back(jet: Jet, stream: str) -> AsyncIterator[None]:
         yield
     finally:
         for name in listed["consumers"]:
-            await jet.ask(f"CONSUMER.PAUSE.{stream}.{name}", {})
+            # Who was asked for anew is gone.
+            with suppress(LogUnavailableError):
+                await jet.ask(f"CONSUMER.PAUSE.{stream}.{name}", {})
 
 
 def streams(where: Where) -> dict[str, dict[str, Any]]:

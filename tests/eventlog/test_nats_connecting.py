@@ -261,6 +261,7 @@ async def test_a_server_that_ends_and_starts_again_is_found_again(
         async with open_nats([server.url], "RT") as log:
             await stored(log, emission())
             server.end(number)
+            await eventually(lambda: log.peers.fault is not None)
             server.start()
 
             async def probed() -> bool:

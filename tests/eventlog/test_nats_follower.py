@@ -81,11 +81,17 @@ async def by_size(jet: Jet, names: Names) -> None:
 
 async def by_age(jet: Jet, names: Names) -> None:
     await publish(jet, names, "old")
+    info = await jet.ask(f"STREAM.INFO.{names.stream}")
+    assert info is not None
 
     async def gone() -> bool:
         return await jet.first(names.stream, names.durable("old")) is None
 
+    young = dict.fromkeys(("max_age", "duplicate_window"), 200_000_000)
+    await jet.ask(f"STREAM.UPDATE.{names.stream}", {**info["config"], **young})
     await eventually(gone)
+    # What comes after it is not to grow old on its way.
+    await jet.ask(f"STREAM.UPDATE.{names.stream}", info["config"])
 
 
 async def by_erasing(jet: Jet, names: Names) -> None:
@@ -103,7 +109,7 @@ async def by_hand(jet: Jet, names: Names) -> None:
     [
         (Retention(max_events_per_user=2), by_count),
         (Retention(max_size=50_000), by_size),
-        (Retention(max_age_ms=1000), by_age),
+        (Retention(), by_age),
         (Retention(), by_erasing),
         (Retention(), by_hand),
     ],
