@@ -239,6 +239,26 @@ async def test_a_message_that_can_t_be_taken_for_a_fault_of_ours_is_not_passed_o
 
 
 @pytest.mark.gen_test
+async def test_what_others_send_to_where_messages_come_stops_nothing(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    names = Names(tmp_path.name)
+    async with (
+        open_nats([server.url], names.stream) as log,
+        jet_of(server) as jet,
+        following(jet, names) as followed,
+    ):
+        subscription = followed.follower._subscription  # noqa: SLF001 - a name that nobody is told
+        assert subscription is not None
+        for reply in ("", "x.y", "$JS.ACK.s.c.1.no.1.1.1"):
+            await jet.connection.publish(subscription.subject, b"?", reply=reply)
+        await jet.connection.publish(subscription.subject, headers={"Status": "409"})
+        await stored(log, emission(), emission())
+        await followed.at(2)
+        assert (followed.seen, followed.broken) == ([1, 2], [])
+
+
+@pytest.mark.gen_test
 async def test_a_stream_that_falls_silent_is_asked_for_anew(
     server: NatsServer, tmp_path: Path
 ) -> None:

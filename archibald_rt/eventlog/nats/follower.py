@@ -218,10 +218,14 @@ class Follower:
         self._taking = True
         try:
             headers = message.headers or {}
-            if headers.get("Status") == "100":
+            status = headers.get("Status")
+            if status == "100":
                 await self._hear(message.reply, headers)
-            else:
+            elif status is None:
                 await self._receive(message, headers)
+            else:
+                # The consumer has ended, whatever it says.
+                self._anew.set()
         except nats.errors.Error:
             # The connection is being lost; what it did not answer comes again.
             self._anew.set()
@@ -245,7 +249,11 @@ class Follower:
             self._tell_pending(0)
 
     async def _receive(self, message: Msg, headers: dict[str, str]) -> None:
-        place = place_of(message.reply)
+        try:
+            place = place_of(message.reply)
+        except ValueError:
+            _logger.warning("message of nobody where the stream's come", stream=self._stream)
+            return
         if place.consumer != self._consumer:
             return
         if self._tell_pending is not None:
