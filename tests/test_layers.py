@@ -58,6 +58,8 @@ LAYERS = [
     "eventlog.nats.consumers",
     "eventlog.nats.follower",
     "eventlog.nats.lateness",
+    "eventlog.nats.marks",
+    "eventlog.nats.asking",
     "eventlog.nats.arrivals",
     "eventlog.nats.state",
     "eventlog.nats.scanning",

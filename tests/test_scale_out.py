@@ -12,7 +12,7 @@ from typing import Any
 import nats as client
 import pytest
 
-from archibald_rt.eventlog.nats import arrivals, follower
+from archibald_rt.eventlog.nats import arrivals, follower, marks
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.server import Server
 from natslogs import held_back, jet_of

@@ -11,8 +11,10 @@ import structlog
 from nats.aio.msg import Msg
 
 from archibald_rt.errors import LogError, LogUnavailableError
+from archibald_rt.eventlog.nats.asking import Asking
 from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, UNSENT, Got, Jet
 from archibald_rt.eventlog.nats.lateness import Lateness
+from archibald_rt.eventlog.nats.marks import Marks
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.peers import Answers, Arrival, PeerHooks
 from archibald_rt.events import Emission
@@ -30,6 +32,7 @@ that wait for the earliest go first."""
 LATE = 10.0
 """After how many seconds what waits here means that the server can't do its work."""
 
+_UNREAD = WAITING
 _AFTER, _CONFLATE = "Rt-After", "Rt-Conflate"
 
 

@@ -38,6 +38,16 @@ class NatsLog:
         self._names = names
         self._opened = opened
         self._state = State(jet, names.stream, revoked=self._revoked, erased=self._erased)
+        self._marks = Marks(
+            jet,
+            self._state.bucket,
+            self._state.prefix,
+            name,
+            lapsed=self._doubted,
+            renewed=self._renewed,
+            watched=self._watched,
+        )
+        self._arrivals = Arrivals(jet, names, self._marks, position=opened.last)
         self._appender = Appender(jet, names, lambda: self._arrivals.position)
         self._reader = Reader(jet, names, self._state, cap=opened.cap, replicas=opened.replicas)
         self._size = 0
@@ -56,7 +66,7 @@ class NatsLog:
             jet,
             self._state.bucket,
             [self._state.subjects],
-            self._state.hear,
+            self._heard,
             after=0,
             pending=self._changes_pending,
             doubted=self._doubted,
@@ -163,6 +173,8 @@ class NatsLog:
         """See `EventLog.probe`."""
         if (silence := self._silence()) is not None:
             raise LogUnavailableError(str(silence))
+        if not self._marks.current:
+            raise LogUnavailableError(UNHEARD)
         await self._jet.store([Message(self._names.probe, b"")])
 
     async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
@@ -226,6 +238,7 @@ class NatsLog:
 
     async def close(self) -> None:
         """See `EventLog.close`; the connection is for whoever made it to close."""
+        await self._marks.close()
         for follower in (self._spine, self._changes):
             await follower.close()
 
@@ -259,7 +272,8 @@ class NatsLog:
         self._marks.hear(got)
 
     def _changes_pending(self, count: int) -> None:
-        self._marks.pending = count
+        # The one that is heard counts as one to come.
+        self._marks.pending = max(0, count - 1)
 
     def _renewed(self) -> None:
         self._arrivals.hooks.arrived()

@@ -56,7 +56,7 @@ class State:
 
     async def erased_by_now(self, user: str) -> int:
         """Return as `erased` what the bucket holds, which may not have been heard of here yet."""
-        last = await self._jet.last(self.bucket, self._prefix + _ERASED + token(user))
+        last = await self._jet.last(self.bucket, self.prefix + _ERASED + token(user))
         known = self.erased(user)
         return (
             known
