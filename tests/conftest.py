@@ -1,11 +1,17 @@
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tornado.ioloop import IOLoop
 
+import support
+from engines import ENGINES, SQLITE, Engine, streams_of
+from natsservers import NatsServer, nats_server, patient
+from natswire import Wire
 from support import fresh_loop
 from system import missing
 
@@ -32,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "fault(name): the row of docs/guarantees.md that the test measures"
     )
+    config.addinivalue_line(
+        "markers", "sqlite(reason): stays with the log in a file where its module has both engines"
+    )
     config.addinivalue_line("markers", "long: takes minutes; scripts/test runs it beside the rest")
 
 
@@ -55,6 +64,44 @@ def pytest_terminal_summary(
     """Print what was reported."""
     for line in config.stash[FIGURES]:
         terminalreporter.write_line(line)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses `engine` once with each; with SQLite alone what is marked so."""
+    if "engine" in metafunc.fixturenames:
+        alone = metafunc.definition.get_closest_marker("sqlite")
+        engines = [SQLITE] if alone else ENGINES
+        metafunc.parametrize("engine", engines, indirect=True, ids=[each.name for each in engines])
+
+
+@pytest.fixture(scope="session")
+def shared_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A NATS server for all tests that need no more of one than streams of their own."""
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """Have the servers of a test, in this process, keep their logs by one of the `ENGINES`."""
+    if request.param is SQLITE:
+        yield request.param
+        return
+    nats: NatsServer = request.getfixturevalue("shared_nats")
+    made: set[str] = set()
+
+    def log_in(folder: Path) -> Mapping[str, str]:
+        # In the same folder it is the same log again.
+        stream = f"T{crc32(bytes(folder)):08x}"
+        made.add(stream)
+        return {"log.engine": "nats", "nats.servers": nats.url, "nats.stream": stream}
+
+    patient(monkeypatch)
+    monkeypatch.setattr(support, "log_in", log_in)
+    yield request.param
+    with Wire(nats.url) as wire:
+        for stream in made:
+            wire.delete(streams_of(stream))
 
 
 @pytest.fixture

@@ -2,8 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+import pytest
 
 from archibald_rt.eventlog import EventLog, KeyConflict, Page, Stored
+from archibald_rt.eventlog.nats.engine import NatsLog
+from archibald_rt.eventlog.sqlite import SQLiteLog
 from archibald_rt.events import Emission, make_tail
 
 STAMP = "2026-01-01T00:00:00Z"
@@ -70,3 +75,34 @@ async def page(
 
 def seqs(read: Page) -> list[int]:
     return [event.seq for event in read.events]
+
+
+class Engine(NamedTuple):
+    """An engine, and how far it differs from what SQLite does: docs/scale-out.md says why.
+
+    Tests that run over both know no other differences than these.
+    """
+
+    name: str
+    log: type[EventLog]
+    spare: int
+    """How many events of a user are kept beyond the limit, and count as deleted."""
+    exact: bool
+    """Whether a loss is told to none but those who had it, however old their cursor is."""
+    at_hand: bool
+    """Whether what was dispatched lately comes though the limits have deleted it since."""
+    alone: bool
+    """Whether no other server can be further, so that a cursor from the future is refused."""
+
+
+SQLITE = Engine("sqlite", SQLiteLog, spare=0, exact=True, at_hand=False, alone=True)
+NATS = Engine("nats", NatsLog, spare=1, exact=False, at_hand=True, alone=False)
+ENGINES = [SQLITE, NATS]
+
+over_both = pytest.mark.usefixtures("engine")
+"""Marks a test whose servers, in its own process, keep their logs by each engine in turn."""
+
+
+def streams_of(stream: str) -> list[str]:
+    """Return the names of all streams that belong to a log."""
+    return [stream, f"KV_{stream}_state"]

@@ -10,6 +10,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archibald_rt.eventlog.nats import arrivals, follower, jet, opening
+
+if TYPE_CHECKING:
+    import pytest
 
 PATIENCE = 20.0
 """How many seconds a server may take to start or to end."""
@@ -23,6 +29,13 @@ ports_file_dir: "{folder}"
 jetstream {{ store_dir: "{folder}", sync_interval: always }}
 {more}
 """
+
+
+def patient(patch: "pytest.MonkeyPatch") -> None:
+    """Have logs give JetStream as long to answer as tests give it: no machine is too slow."""
+    for module in (arrivals, follower, jet):
+        patch.setattr(module, "ANSWER_WITHIN", PATIENCE)
+    patch.setattr(opening, "CONNECT_WITHIN", PATIENCE)
 
 
 class NatsServer:

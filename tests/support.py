@@ -39,8 +39,13 @@ def token(user: object, *, secret: str = SECRET, **claims: object) -> str:
     return jwt.encode({"userId": user, **claims}, secret, algorithm="HS256")
 
 
+def log_in(folder: Path) -> Mapping[str, str]:
+    """Return the settings of a log of its own; the fixture `engine` has it elsewhere in turn."""
+    return {"log.path": str(folder / "events.db")}
+
+
 def settings_for(folder: Path, overrides: Mapping[str, str] | None = None) -> Settings:
-    """Return settings for a server of its own: free ports, a log in `folder`.
+    """Return settings for a server of its own: free ports, a log in `folder` (see `log_in`).
 
     `overrides` has keys such as ``delivery.heartbeat``, values as one would write them.
     """
@@ -50,7 +55,7 @@ def settings_for(folder: Path, overrides: Mapping[str, str] | None = None) -> Se
         "internal.emit_tokens": EMIT_TOKEN,
         "internal.read_tokens": READ_TOKEN,
         "auth.jwt_secret": SECRET,
-        "log.path": str(folder / "events.db"),
+        **log_in(folder),
         **(overrides or {}),
     }
     pairs = {tuple(key.split(".", 1)): text for key, text in texts.items()}

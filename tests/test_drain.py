@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import sqlite3
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,9 +12,11 @@ import pytest
 from archibald_rt.drain import close_over
 from archibald_rt.protocol import CLOSE, frame
 from clocks import clock, run_by_the_clock
+from engines import over_both
 from support import EMIT_TOKEN, Device, eventually, handshake, harness, token
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_drain_finishes_what_was_accepted_and_spreads_the_closes(tmp_path: Path) -> None:
     async with harness(tmp_path, {"server.drain": "20s"}) as server:
@@ -37,8 +38,9 @@ async def test_a_drain_finishes_what_was_accepted_and_spreads_the_closes(tmp_pat
     # Over three seconds, unless the machine halts for most of them.
     times = sorted(at for _, _, at in closes)
     assert times[-1] - times[0] > 0.3
-    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as log:
-        assert log.execute("SELECT count(*) FROM events").fetchone() == (50,)
+    async with harness(tmp_path) as server:
+        answer = json.loads((await server.get("/internal/users/u/events?limit=1000")).body)
+        assert len(answer["events"]) == 50
 
 
 async def closing(device: Device) -> tuple[list[str], int | None, float]:

@@ -13,6 +13,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from archibald_rt.protocol import CLOSE, frame
 from archibald_rt.reception import ClientMessage
+from engines import over_both
 from support import (
     SECRET,
     SUBPROTOCOL,
@@ -35,7 +36,9 @@ def seq_of(cursor: str) -> int:
 async def fill(server: Harness, user: str, count: int) -> list[str]:
     """Emit so many durable events with the payloads 0, 1, …; returns their cursors."""
     items = [{"userId": user, "type": "A", "payload": number} for number in range(count)]
-    return [result["id"] for result in (await server.emit(items))["results"]]
+    # As many as a log in JetStream takes at once.
+    batches = [await server.emit(items[at : at + 1000]) for at in range(0, count, 1000)]
+    return [result["id"] for each in batches for result in each["results"]]
 
 
 async def payloads_until_live(device: Device) -> list[Any]:
@@ -256,6 +259,7 @@ async def test_a_foreign_origin_is_refused_with_403_and_logged_once(
 # v1
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_v1_device_gets_events_only_and_no_further_keys(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -268,6 +272,7 @@ async def test_a_v1_device_gets_events_only_and_no_further_keys(tmp_path: Path) 
                 assert not message["type"].startswith("rt.")
 
 
+@over_both
 @pytest.mark.parametrize("absent", [{}, {"lastEventTs": "yesterday"}, {"lastEventTs": ""}])
 @pytest.mark.gen_test
 async def test_a_v1_device_without_a_readable_instant_is_live_only(
@@ -280,6 +285,7 @@ async def test_a_v1_device_without_a_readable_instant_is_live_only(
             assert (await device.next())["type"] == "SENTINEL"
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_what_comes_after_a_v1_connect_is_live_whatever_its_timestamp_says(
     tmp_path: Path,
@@ -292,6 +298,7 @@ async def test_what_comes_after_a_v1_connect_is_live_whatever_its_timestamp_says
             assert (await v1.next())["type"] == "LATE"
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_v1_replay_is_in_commit_order_and_by_each_events_own_timestamp(
     tmp_path: Path,
@@ -311,6 +318,7 @@ async def test_a_v1_replay_is_in_commit_order_and_by_each_events_own_timestamp(
 # v2
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_device_that_does_not_resume_is_welcomed_and_live_at_once(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -335,6 +343,7 @@ async def test_a_device_that_does_not_resume_is_welcomed_and_live_at_once(tmp_pa
             assert list(await device.next()) == ["type", "payload", "timestamp"]
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_resume_brings_what_came_after_the_cursor_and_then_live(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -349,6 +358,7 @@ async def test_a_resume_brings_what_came_after_the_cursor_and_then_live(tmp_path
             assert live["payload"] == {"cursor": cursors[9], "replayed": 6}
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_earliest_brings_all_that_is_retained(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -362,6 +372,7 @@ async def test_earliest_brings_all_that_is_retained(tmp_path: Path) -> None:
             assert device.seen[0]["payload"]["cursor"] == cursors[-1]
 
 
+@over_both
 @pytest.mark.parametrize(
     "unreadable",
     ["nonsense", ":", "a:b", "other:3", "{epoch}:-1", "{epoch}:01", "{epoch}:", "x" * 500, "é:1"],
@@ -385,6 +396,7 @@ async def test_a_cursor_of_another_log_or_none_at_all_is_told_and_all_retained_f
             assert device.seen[2]["prev"] == device.seen[0]["payload"]["cursor"]
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_cursor_from_the_future_is_told_and_all_retained_follows(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -402,6 +414,7 @@ async def test_a_cursor_from_the_future_is_told_and_all_retained_follows(tmp_pat
             assert [message["type"] for message in device.seen] == ["rt.welcome", "rt.live"]
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_cursor_outlives_the_server(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -413,9 +426,11 @@ async def test_a_cursor_outlives_the_server(tmp_path: Path) -> None:
         assert seq_of(more[0]) == seq_of(cursors[-1]) + 1
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_backlog_of_many_pages_arrives_whole_while_more_is_emitted(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"delivery.replay_page": "50"}) as server:
+    settings = {"delivery.replay_page": "50", "log.max_events_per_user": "0"}
+    async with harness(tmp_path, settings) as server:
         await fill(server, "u", 2000)
         async with await server.connect("u", lastEventId="earliest") as device:
             emitting = asyncio.gather(
@@ -433,6 +448,7 @@ async def test_a_backlog_of_many_pages_arrives_whole_while_more_is_emitted(tmp_p
             assert sum(message["type"] == "rt.live" for message in device.seen) == 1
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_device_that_stops_reading_falls_behind_and_loses_nothing(tmp_path: Path) -> None:
     body = "x" * 30_000
@@ -523,6 +539,7 @@ async def test_a_message_that_is_too_big_ends_the_connection_with_1009(tmp_path:
             assert (await device.closed())[0] == 1009
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_the_close_frame_arrives_behind_what_was_already_owed(tmp_path: Path) -> None:
     body = "x" * 30_000

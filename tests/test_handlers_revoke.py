@@ -16,9 +16,10 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient
 
 from archibald_rt import server as server_module
+from archibald_rt.eventlog import EventLog
 from archibald_rt.eventlog.base import Step, Turn
-from archibald_rt.eventlog.sqlite import SQLiteLog
 from archibald_rt.revocations import Revocation, Revocations
+from engines import Engine, over_both
 from support import (
     EMIT_TOKEN,
     READ_TOKEN,
@@ -103,6 +104,7 @@ async def stays(server: Harness, device: Device, user: str = "u") -> None:
 # A kick
 
 
+@over_both
 @pytest.mark.parametrize("body", [b"", b"{}", b" { } "])
 @pytest.mark.gen_test
 async def test_a_kick_ends_all_devices_of_a_user_and_nobody_elses_and_revokes_nothing(
@@ -148,6 +150,7 @@ async def test_who_is_not_connected_is_no_error(tmp_path: Path) -> None:
         assert await revoke(server, "none") == 0
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_hostile_ids_are_told_apart(tmp_path: Path) -> None:
     names = ["a/b", "a%2Fb", "..", "*", "\xe9", "e\u0301", "\U0001f600"]
@@ -163,6 +166,7 @@ async def test_hostile_ids_are_told_apart(tmp_path: Path) -> None:
 # revokeBefore
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_tokens_issued_before_are_refused_from_then_on_and_later_ones_are_taken(
     tmp_path: Path,
@@ -191,6 +195,7 @@ async def test_tokens_issued_before_are_refused_from_then_on_and_later_ones_are_
         assert (await server.stats())["revoked"] == {"users": 1, "tokens": 0}
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_moment_within_a_second_divides_the_tokens_of_that_second(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -204,6 +209,7 @@ async def test_a_moment_within_a_second_divides_the_tokens_of_that_second(tmp_pa
         assert await taken(server, token("u", iat=second + 1))
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_revoked_token_is_refused_at_rt_auth(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -227,6 +233,7 @@ async def test_a_revoked_token_is_refused_at_rt_auth(tmp_path: Path) -> None:
 # One token
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_revoked_token_ends_the_devices_that_hold_it_and_is_refused_from_then_on(
     tmp_path: Path,
@@ -264,6 +271,7 @@ async def test_an_id_that_is_a_number_is_its_decimals(tmp_path: Path) -> None:
         assert await ended(device) == CUT_OFF
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_token_that_has_expired_is_not_kept_but_its_devices_go(tmp_path: Path) -> None:
     async with harness(tmp_path) as server, await connect(server, jti="t") as device:
@@ -306,6 +314,7 @@ async def test_a_later_expiry_of_a_revoked_token_counts(tmp_path: Path) -> None:
         assert expires == (NOW + 3 * 3600) * 10**9
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_more_tokens_than_are_kept_are_refused_and_a_user_is_revoked_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -327,6 +336,7 @@ async def test_more_tokens_than_are_kept_are_refused_and_a_user_is_revoked_all_t
             assert await ended(device) == CUT_OFF
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_tokens_that_have_expired_make_room_though_nothing_is_ever_pruned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -486,14 +496,14 @@ async def test_while_the_server_drains_nothing_is_revoked_any_more(
 class Gates:
     """Lets revocations wait before and after they are committed."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, engine: Engine) -> None:
         self.before, self.after = asyncio.Event(), asyncio.Event()
         self.arrived = asyncio.Event()
         self.committed = asyncio.Event()
-        plain = SQLiteLog.revoke
+        plain = engine.log.revoke
         gates = self
 
-        async def gated(log: SQLiteLog, revocation: Revocation, turn: Turn) -> None:
+        async def gated(log: EventLog, revocation: Revocation, turn: Turn) -> None:
             async def waiting(step: Step) -> int:
                 async def between() -> int:
                     gates.arrived.set()
@@ -507,7 +517,7 @@ class Gates:
 
             await plain(log, revocation, waiting)
 
-        patch.setattr(SQLiteLog, "revoke", gated)
+        patch.setattr(engine.log, "revoke", gated)
 
     def open(self) -> None:
         """Let everything through."""
@@ -515,11 +525,12 @@ class Gates:
         self.after.set()
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_nobody_is_cut_off_or_answered_before_the_commit_and_all_are_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
-    gates = Gates(monkeypatch)
+    gates = Gates(monkeypatch, engine)
     async with harness(tmp_path) as server, await connect(server, iat=NOW) as device:
         answer = asyncio.ensure_future(post(server, path("u"), {"revokeBefore": stamp(60)}))
         await gates.arrived.wait()
@@ -540,11 +551,12 @@ async def test_nobody_is_cut_off_or_answered_before_the_commit_and_all_are_after
         assert not await taken(server, token("u", iat=NOW))
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_revocation_takes_effect_even_if_its_caller_goes_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
-    gates = Gates(monkeypatch)
+    gates = Gates(monkeypatch, engine)
     async with harness(tmp_path) as server, await connect(server, iat=NOW) as device:
         port = int(server.server.internal_url.rpartition(":")[2])
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -557,6 +569,7 @@ async def test_a_revocation_takes_effect_even_if_its_caller_goes_away(
         assert not await taken(server, token("u", iat=NOW))
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_restarted_server_refuses_what_was_revoked(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:

@@ -15,10 +15,10 @@ import pytest
 from archibald_rt import eventstream, streamdevice
 from archibald_rt.auth import jwks
 from archibald_rt.errors import LogBrokenError, LogUnavailableError
-from archibald_rt.eventlog.sqlite import SQLiteLog
 from archibald_rt.handlers import sse as handler
 from archibald_rt.session import Session
 from archibald_rt.sse import COMMENT, RETRY
+from engines import Engine, over_both
 from eventstreams import Listening, ask, listen
 from issuer import Issuer, certificate_files, issuing, jwk, signed
 from support import Harness, eventually, harness, silenced, token
@@ -56,6 +56,7 @@ def problem(device: Listening, body: bytes) -> dict[str, Any]:
 # What a device is told
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_device_that_does_not_resume_is_welcomed_and_live_at_once(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -75,6 +76,7 @@ async def test_a_device_that_does_not_resume_is_welcomed_and_live_at_once(tmp_pa
             assert device.events.last_id == cursors[-1]
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_events_are_those_of_v2_byte_for_byte(tmp_path: Path) -> None:
     async with (
@@ -97,6 +99,7 @@ async def test_events_are_those_of_v2_byte_for_byte(tmp_path: Path) -> None:
         assert await v2.text() == device.raw
 
 
+@over_both
 @pytest.mark.parametrize("by", ["header", "query", "header before query"])
 @pytest.mark.gen_test
 async def test_a_resume_brings_what_came_after_the_cursor_and_then_live(
@@ -120,6 +123,7 @@ async def test_a_resume_brings_what_came_after_the_cursor_and_then_live(
         assert (await server.stats())["connections"]["resumed"] == 1
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_earliest_brings_all_that_is_retained_and_an_empty_header_counts_as_none(
     tmp_path: Path,
@@ -132,6 +136,7 @@ async def test_earliest_brings_all_that_is_retained_and_an_empty_header_counts_a
             assert payloads(device) == [0, 1, 2, 3, 4]
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_cursor_that_cannot_be_used_is_told_as_it_came_and_all_retained_follows(
     tmp_path: Path,
@@ -155,6 +160,7 @@ async def test_a_cursor_that_cannot_be_used_is_told_as_it_came_and_all_retained_
                 assert device.seen[2]["prev"] == welcome["payload"]["cursor"]
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_backlog_of_many_pages_arrives_whole_while_more_is_emitted(tmp_path: Path) -> None:
     async with harness(tmp_path, {"delivery.replay_page": "10"}) as server:
@@ -167,6 +173,7 @@ async def test_a_backlog_of_many_pages_arrives_whole_while_more_is_emitted(tmp_p
             assert payloads(device) == list(range(320))
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_device_that_stops_reading_falls_behind_and_loses_nothing(tmp_path: Path) -> None:
     async with harness(tmp_path, {"delivery.max_outbox": "64KiB"}) as server:
@@ -281,6 +288,7 @@ async def nobody(server: Harness) -> bool:
     return bool((await server.stats())["connections"]["total"] == 0)
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_revoked_device_is_handed_nothing_more(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -359,6 +367,7 @@ async def test_a_device_that_goes_is_noticed(tmp_path: Path) -> None:
             await eventually(lambda: nobody(server))
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_a_drain_says_when_to_come_back_and_then_ends_it(tmp_path: Path) -> None:
     async with harness(tmp_path) as server:
@@ -371,6 +380,7 @@ async def test_a_drain_says_when_to_come_back_and_then_ends_it(tmp_path: Path) -
     await device.close()
 
 
+@over_both
 @pytest.mark.parametrize(
     ("error", "end"),
     [
@@ -381,7 +391,11 @@ async def test_a_drain_says_when_to_come_back_and_then_ends_it(tmp_path: Path) -
 )
 @pytest.mark.gen_test
 async def test_a_log_that_cannot_be_read_ends_it_with_a_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, end: tuple[int, str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: Engine,
+    error: Exception,
+    end: tuple[int, str],
 ) -> None:
     async def failing(*_args: object, **_options: object) -> None:
         raise error
@@ -389,7 +403,7 @@ async def test_a_log_that_cannot_be_read_ends_it_with_a_reason(
     async with harness(tmp_path) as server:
         await fill(server, "u", 3)
         with monkeypatch.context() as patch, silenced("archibald_rt.realtime"):
-            patch.setattr(SQLiteLog, "page", failing)
+            patch.setattr(engine.log, "page", failing)
             async with await listen(server, "u", lastEventId="earliest") as device:
                 assert await device.closed() == end
                 assert device.events.retry is not None
@@ -653,6 +667,7 @@ async def test_it_is_listed_and_counted_with_the_others(tmp_path: Path) -> None:
         assert stats["reconnectionCount"] == 1
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_each_kind_of_device_gets_its_own_users_events_and_no_others(tmp_path: Path) -> None:
     async with (

@@ -10,6 +10,7 @@ import pytest
 
 from archibald_rt.tap import QUEUE, WATCHERS
 from described import ASYNCAPI, message
+from engines import over_both
 from support import (
     EMIT_TOKEN,
     READ_TOKEN,
@@ -28,6 +29,7 @@ def watchers(at: Harness) -> int:
     return len(at.server._tap.watchers)  # type: ignore[attr-defined]  # noqa: SLF001 - nothing outside tells
 
 
+@over_both
 @pytest.mark.gen_test
 async def test_everything_dispatched_is_told_with_its_payload_untouched(tmp_path: Path) -> None:
     async with harness(tmp_path) as at, watching(at, bearer=READ_TOKEN) as watch:

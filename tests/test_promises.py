@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
+from engines import over_both
 from support import harness
+
+pytestmark = over_both
 
 JOB = ["JOB_STARTED", "JOB_PROGRESS", "JOB_COMPLETED", "JOB_FAILED"]
 
