@@ -37,7 +37,12 @@ class Wire(AbstractContextManager["Wire"]):
         self._socket = socket.create_connection((host, int(port)), PATIENCE.total_seconds())
         self._file = self._socket.makefile("rb")
         assert self._file.readline().startswith(b"INFO ")
-        options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True}
+        options: dict[str, object] = {
+            "verbose": False,
+            "pedantic": False,
+            "headers": True,
+            "no_responders": True,
+        }
         options |= {"lang": "python", "version": "0", "protocol": 1}
         self._inbox = f"_INBOX.{id(self)}"
         self._numbers = count()

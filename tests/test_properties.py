@@ -10,6 +10,7 @@ A failure is printed as the steps that lead to it. ``PROPERTY_EFFORT=10`` tries 
 many examples; where ``CI`` is set, hypothesis always tries the same ones.
 """
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from keeping import InFile, InStream, Keeping
 from model import Place, World
+from natsservers import NatsServer, patient
 from turns import tighten
 
 EFFORT = float(os.environ.get("PROPERTY_EFFORT", "1"))
@@ -98,10 +101,11 @@ class Promises(RuleBasedStateMachine):
     )
     def begin(self, recent: int, total: int, data: st.DataObject) -> None:
         gates = data.draw(self.gates, label="gates")
-        self.folder = tempfile.TemporaryDirectory()
-        self.world = World(
-            Path(self.folder.name) / "events.db", recent=recent, total=total, gates=gates
-        )
+        self.world = World(self.keeping(data), recent=recent, total=total, gates=gates)
+
+    def keeping(self, data: st.DataObject) -> Keeping:
+        """Return what keeps this example's log."""
+        raise NotImplementedError
 
     def teardown(self) -> None:
         try:
@@ -109,7 +113,6 @@ class Promises(RuleBasedStateMachine):
                 self.world.settle()
         finally:
             self.world.close()
-            self.folder.cleanup()
 
     def run_on(self, turns: int, *, patient: bool = True) -> None:
         self.world.turns(turns, patient=patient or self.patient)
@@ -207,11 +210,6 @@ class Promises(RuleBasedStateMachine):
         self.world.soon(lambda: device.outbox.drain(count))
         self.run_on(turns)
 
-    @rule(owner=users | st.none(), count=st.sampled_from([1, 1, 2, 5, 1000]), turns=turns)
-    def prune(self, owner: str | None, count: int, turns: int) -> None:
-        self.world.prune(owner, count)
-        self.run_on(turns)
-
     @rule(count=st.sampled_from([1, 2, 5, 1000]), between=st.booleans(), turns=turns)
     def prune_all(self, count: int, between: bool, turns: int) -> None:  # noqa: FBT001 - given by name
         self.world.prune_all(count, between=between)
@@ -233,6 +231,36 @@ class Promises(RuleBasedStateMachine):
     def device(self, number: int) -> Any:
         """Return one of the devices; the newest ones are the likelier ones."""
         return self.world.devices[-1 - number % len(self.world.devices)]
+
+
+class InFiles(Promises):
+    """The same with a log in a file, of which anything may be pruned at any time."""
+
+    def keeping(self, data: st.DataObject) -> Keeping:  # noqa: ARG002 - nothing is left to choose
+        self.folder = tempfile.TemporaryDirectory()
+        return InFile(Path(self.folder.name) / "events.db")
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.folder.cleanup()
+
+    @rule(owner=users | st.none(), count=st.sampled_from([1, 1, 2, 5, 1000]), turns=turns)
+    def prune(self, owner: str | None, count: int, turns: int) -> None:
+        self.world.prune(owner, count)
+        self.run_on(turns)
+
+
+class InStreams(Promises):
+    """The same with a log in a stream, which keeps so many events of each user or all."""
+
+    url = ""
+    numbers = itertools.count()
+
+    def keeping(self, data: st.DataObject) -> Keeping:
+        cap = data.draw(st.sampled_from([0, 2, 5]), label="cap")
+        return InStream(self.url, f"W{next(self.numbers)}", cap=cap)
 
 
 class WideRaces(Promises):
@@ -262,6 +290,14 @@ class WideRaces(Promises):
         self.run_on(turns)
 
 
+class WideRacesInFiles(WideRaces, InFiles):
+    """Gates around every call to a log in a file."""
+
+
+class WideRacesInStreams(WideRaces, InStreams):
+    """Gates around every call to a log in a stream."""
+
+
 def try_out(machine: type[Promises], patch: pytest.MonkeyPatch, examples: int) -> None:
     tighten(patch)
     run_state_machine_as_test(
@@ -280,13 +316,23 @@ def try_out(machine: type[Promises], patch: pytest.MonkeyPatch, examples: int) -
 def test_the_promises_hold_whatever_happens_in_whatever_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    try_out(Promises, monkeypatch, 600)
+    try_out(InFiles, monkeypatch, 600)
 
 
 def test_the_promises_hold_where_every_call_to_the_log_may_take_forever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    try_out(WideRaces, monkeypatch, 600)
+    try_out(WideRacesInFiles, monkeypatch, 600)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("machine", [InStreams, WideRacesInStreams])
+def test_the_promises_hold_over_jetstream_as_well(
+    monkeypatch: pytest.MonkeyPatch, shared_nats: NatsServer, machine: type[InStreams]
+) -> None:
+    patient(monkeypatch)
+    monkeypatch.setattr(InStreams, "url", shared_nats.url)
+    try_out(machine, monkeypatch, 40)
 
 
 # What the machines found, step by step.
@@ -307,7 +353,7 @@ RESUMING: dict[str, Any] = {
 def world(folder: Path, patch: pytest.MonkeyPatch, *gates: str, total: int = 0) -> Iterator[World]:
     """Make a world with these gates for the length of a block; all is checked at its end."""
     tighten(patch)
-    made = World(folder / "events.db", recent=100_000, total=total, gates=frozenset(gates))
+    made = World(InFile(folder / "events.db"), recent=100_000, total=total, gates=frozenset(gates))
     try:
         yield made
         made.settle()

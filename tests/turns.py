@@ -85,6 +85,38 @@ class TurnLoop(asyncio.SelectorEventLoop):
         self.faults.append(context.get("exception") or AssertionError(context["message"]))
 
 
+class SocketLoop(TurnLoop):
+    """The same for a log behind a socket: `owed` says whether it has still to answer.
+
+    While it is patient, a turn begins when nothing is owed; how many turns that takes is up to
+    the other side. Whoever changes what is owed has to `nudge` it.
+    """
+
+    def __init__(self, owed: Callable[[], bool]) -> None:
+        super().__init__()
+        self._owed = owed
+        self._waiting = False
+
+    def nudge(self) -> None:
+        """Look again whether anything is owed."""
+        if self._waiting:
+            self.stop()
+
+    def turn(self, *, patient: bool = True) -> None:
+        if patient:
+            self._wait_for_all()
+        super().turn(patient=False)
+
+    def _wait_for_all(self) -> None:
+        bound = self.call_later(PATIENCE, self.stop)
+        self._waiting = True
+        while self._owed():
+            assert self.time() < bound.when(), "the log never answered"
+            self.run_forever()
+        self._waiting = False
+        bound.cancel()
+
+
 def tighten(patch: pytest.MonkeyPatch) -> None:
     """Make the windows between the steps as many as there can be.
 
