@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from archibald_rt import timestamps
+from archibald_rt.eventlog.nats.definition import EPOCH
+from archibald_rt.eventlog.nats.names import Names
 from faults.devices import read_message
 from faults.emitters import Emitter, Sent, uid_of
 from faults.load import Load, Witness
+from natswire import Wire
 
 
 class Row(NamedTuple):
@@ -32,6 +35,8 @@ class Stored(NamedTuple):
     rows: list[Row]
     sound: bool
     """Whether SQLite finds nothing wrong with the file."""
+    others: Collection[int] = ()
+    """What seqs are taken by what is no event: in a stream by keys and probes."""
 
     def stream(self, user: str) -> list[Row]:
         """Return what a user is owed."""
@@ -66,17 +71,35 @@ def stored_in(log: Path, users: Collection[str] | None = None) -> Stored:
     return Stored(epoch, head, rows, sound)
 
 
-def audit(log: Path, load: Load, users: Collection[str] | None = None) -> Counter[str]:
+def stored_in_stream(url: str, stream: str) -> Stored:
+    """Read a log in JetStream."""
+    names = Names(stream)
+    with Wire(url) as wire:
+        epoch = wire.ask(f"STREAM.INFO.{stream}")["config"]["metadata"][EPOCH]
+        messages = wire.read(stream)
+    rows, others = [], []
+    for seq, subject, data in messages:
+        if names.is_event(subject):
+            message = read_message(b"{" + data)
+            payload = bytes(message.payload)
+            user = names.user(subject)
+            rows.append(Row(seq, user, message.timestamp, payload, uid_of(payload)))
+        else:
+            others.append(seq)
+    return Stored(epoch, messages[-1].seq, rows, True, others)  # noqa: FBT003 - JetStream says nothing of it
+
+
+def audit(log: Path | Stored, load: Load, users: Collection[str] | None = None) -> Counter[str]:
     """Count what is missing, double, out of order or wrong; empty where all is well.
 
     With ``users`` only what they are owed is read of the log, which others wrote to as well.
     """
-    stored = stored_in(log, users)
+    stored = log if isinstance(log, Stored) else stored_in(log, users)
     sent = {uid: each for emitter in load.emitters for uid, each in emitter.sent.items()}
     wrong = Counter({"file damaged": int(not stored.sound)})
     wrong.update(_judge_log(stored, sent))
     if users is None:
-        places = {row.seq for row in stored.rows}
+        places = {row.seq for row in stored.rows}.union(stored.others)
         wrong["holes in the log"] = len(places.symmetric_difference(range(1, stored.head + 1)))
     for emitter in load.emitters:
         wrong.update(_judge_answers(stored, emitter))
