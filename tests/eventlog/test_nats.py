@@ -134,6 +134,24 @@ async def test_a_batch_is_stored_whole_or_not_at_all(server: NatsServer, tmp_pat
 
 
 @pytest.mark.gen_test
+async def test_what_jetstream_refuses_is_not_taken_for_stored(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    stream = tmp_path.name
+    async with open_nats([server.url], stream) as log, jet_of(server) as jet:
+        info = await jet.ask(f"STREAM.INFO.{stream}")
+        assert info is not None
+        await jet.ask(f"STREAM.UPDATE.{stream}", {**info["config"], "max_msg_size": 10})
+        for group in ([emission()], numbered(["u", "v"]), [emission(key="k")]):
+            with pytest.raises(LogUnavailableError, match="refused to store"):
+                await log.append([group])
+        await jet.ask(f"STREAM.UPDATE.{stream}", info["config"])
+        (kept,) = await stored(log, emission(key="k"))
+        assert not kept.duplicate
+        assert seqs(await page(log)) == [kept.seq]
+
+
+@pytest.mark.gen_test
 async def test_a_key_is_free_again_when_its_event_is_gone(
     server: NatsServer, tmp_path: Path
 ) -> None:
