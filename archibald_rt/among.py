@@ -51,7 +51,8 @@ class AmongPeers:
                     delivered = handed
             return delivered
         after = max(self._committed, self._hub.dispatched)
-        if after > self._hub.dispatched:
+        # The durable one before it may have been deleted before it arrived.
+        if after > self._hub.dispatched and not self._peers.passed(after):
             self._peers.defer(emission, after)
         elif self._peers.current:
             # Else nobody may be served here, and when somebody may it is too late.

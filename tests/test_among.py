@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from archibald_rt.among import AmongPeers
+from archibald_rt.eventlog import Retention
 from archibald_rt.eventlog.nats.opening import open_nats
 from archibald_rt.events import Emission
 from archibald_rt.hub import Hub
@@ -77,6 +78,24 @@ async def test_a_transient_event_is_dropped_where_a_later_durable_one_went_out(
         await among.catch_up(lambda: False)
         # Only v has had an event above 1.
         assert hub.transient == ["u", "w", None]
+
+
+@pytest.mark.gen_test
+async def test_a_transient_event_keeps_its_place_behind_one_that_was_deleted_before_it_arrived(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    few = Retention(max_events_per_user=1)
+    async with open_nats([server.url], tmp_path.name, retention=few) as log:
+        hub = CountingHub(0, recent=10_000)
+        among = AmongPeers(log.peers, hub)
+        first = numbered(["u"] * 3)
+        # Only the last two are kept, so the first is gone with the commit.
+        await log.append([first])
+        await eventually(lambda: log.head == 3)
+        await among.dispatch(first[0], 1)
+        await among.dispatch(Emission("u", emission().tail, "", 0, durable=False), None)
+        assert hub.transient == ["u"]
+        assert hub.dispatched < 2
 
 
 class CountingHub(Hub):

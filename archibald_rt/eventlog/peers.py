@@ -95,6 +95,9 @@ class Peers(Protocol):
         taken when it does.
         """
 
+    def passed(self, seq: int) -> bool:
+        """Whether all that arrives up to a seq was taken, and what did not will never come."""
+
     async def has(self, seq: int) -> bool:
         """Whether the log is as far as a seq, which need not have arrived here.
 

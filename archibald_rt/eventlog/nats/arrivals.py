@@ -156,6 +156,11 @@ class Arrivals:
                 self._stood_at = self.position
                 return
 
+    def passed(self, seq: int) -> bool:
+        """See `Peers.passed`."""
+        first = next((each.seq for each in self._waiting if each.seq is not None), seq + 1)
+        return self.position >= seq < first
+
     async def has(self, seq: int) -> bool:
         """See `Peers.has`."""
         info = await self._jet.ask(f"STREAM.INFO.{self._names.stream}")
