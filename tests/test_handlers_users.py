@@ -504,6 +504,8 @@ async def test_a_device_sees_what_was_erased_as_expired_and_one_that_had_it_sees
     async with harness(tmp_path) as server, await server.connect("u") as live:
         start = (await live.next())["payload"]["cursor"]
         await live.until("rt.live")
+        # What is left in front of it hides no loss.
+        await batch(server, 1, "other")
         ids = await batch(server, 5)
         await live.take(5)
         await erase(server, "u")
