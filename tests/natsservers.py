@@ -9,10 +9,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from archibald_rt.eventlog.nats import arrivals, follower, jet, opening
 
 if TYPE_CHECKING:
     import pytest
@@ -33,9 +32,12 @@ jetstream {{ store_dir: "{folder}", sync_interval: always }}
 
 def patient(patch: "pytest.MonkeyPatch") -> None:
     """Have logs give JetStream as long to answer as tests give it: no machine is too slow."""
-    for module in (arrivals, follower, jet):
-        patch.setattr(module, "ANSWER_WITHIN", PATIENCE)
-    patch.setattr(opening, "CONNECT_WITHIN", PATIENCE)
+    engine = "archibald_rt.eventlog.nats"
+    import_module(f"{engine}.opening")
+    for name in [name for name in sys.modules if name.startswith(f"{engine}.")]:
+        for bound in ("ANSWER_WITHIN", "CONNECT_WITHIN"):
+            if hasattr(sys.modules[name], bound):
+                patch.setattr(sys.modules[name], bound, PATIENCE)
 
 
 class NatsServer:

@@ -102,6 +102,10 @@ class Promises(RuleBasedStateMachine):
     def begin(self, recent: int, total: int, data: st.DataObject) -> None:
         gates = data.draw(self.gates, label="gates")
         self.world = World(self.keeping(data), recent=recent, total=total, gates=gates)
+        self.prepare(data)
+
+    def prepare(self, data: st.DataObject) -> None:
+        """Do what is to be done before anything else."""
 
     def keeping(self, data: st.DataObject) -> Keeping:
         """Return what keeps this example's log."""
@@ -262,6 +266,12 @@ class InStreams(Promises):
         cap = data.draw(st.sampled_from([0, 2, 5]), label="cap")
         return InStream(self.url, f"W{next(self.numbers)}", cap=cap)
 
+    def prepare(self, data: st.DataObject) -> None:
+        # Behind somebody else's event that is left, no loss is told by chance.
+        if data.draw(st.booleans(), label="somebody else's event in front"):
+            self.world.emit([{**EVENT, "userId": "eve"}])
+            self.run_on(3)
+
 
 class WideRaces(Promises):
     """The same with gates around every call to the log."""
@@ -332,7 +342,7 @@ def test_the_promises_hold_over_jetstream_as_well(
 ) -> None:
     patient(monkeypatch)
     monkeypatch.setattr(InStreams, "url", shared_nats.url)
-    try_out(machine, monkeypatch, 40)
+    try_out(machine, monkeypatch, 50)
 
 
 # What the machines found, step by step.
