@@ -342,7 +342,7 @@ def test_the_promises_hold_over_jetstream_as_well(
 ) -> None:
     patient(monkeypatch)
     monkeypatch.setattr(InStreams, "url", shared_nats.url)
-    try_out(machine, monkeypatch, 50)
+    try_out(machine, monkeypatch, 100)
 
 
 # What the machines found, step by step.
