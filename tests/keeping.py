@@ -207,15 +207,16 @@ class InStream(Keeping):
         self._names = Names(stream)
         self._cap = cap
         self.loop: SocketLoop = SocketLoop(self._owed)
-        self._calls = 0
+        self._calls: set[object] = set()
         self._last = 0
         self._rows: dict[int, Row] = {}
         self._read_through = 0
         self._key: tuple[int, str] = (0, "")
         self._wire = Wire(url)
 
-    def _owed(self) -> bool:
-        return self._calls > 0 or self.log.head < self._last
+    def _owed(self) -> set[object]:
+        arrivals = {"arrivals"} if self.log.head < self._last else set()
+        return arrivals | self._calls
 
     async def open(self, stack: AsyncExitStack) -> None:
         kept = Retention(max_events_per_user=self._cap)
@@ -257,11 +258,12 @@ class InStream(Keeping):
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        self._calls += 1
+        call = object()
+        self._calls.add(call)
         try:
             yield
         finally:
-            self._calls -= 1
+            self._calls.remove(call)
             self.loop.nudge()
 
     def appended(

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -86,13 +87,13 @@ class TurnLoop(asyncio.SelectorEventLoop):
 
 
 class SocketLoop(TurnLoop):
-    """The same for a log behind a socket: `owed` says whether it has still to answer.
+    """The same for a log behind a socket: `owed` says what it has still to answer.
 
-    While it is patient, a turn begins when nothing is owed; how many turns that takes is up to
-    the other side. Whoever changes what is owed has to `nudge` it.
+    While it is patient, a turn begins when nothing is owed any more of what was owed before; how
+    many turns that takes is up to the other side. Whoever changes what is owed has to `nudge` it.
     """
 
-    def __init__(self, owed: Callable[[], bool]) -> None:
+    def __init__(self, owed: Callable[[], AbstractSet[object]]) -> None:
         super().__init__()
         self._owed = owed
         self._waiting = False
@@ -110,7 +111,9 @@ class SocketLoop(TurnLoop):
     def _wait_for_all(self) -> None:
         bound = self.call_later(PATIENCE, self.stop)
         self._waiting = True
-        while self._owed():
+        # A session may ask again and again until something is dispatched in a later turn.
+        before = self._owed()
+        while before & self._owed():
             assert self.time() < bound.when(), "the log never answered"
             self.run_forever()
         self._waiting = False
