@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from archibald_rt import timestamps
 from archibald_rt.eventlog import EventLog, KeyConflict, Retention, Stored, retention, schema
 from archibald_rt.eventlog.base import Step
+from archibald_rt.eventlog.nats.arrivals import UNHEARD
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.nats.opening import open_nats
-from archibald_rt.eventlog.peers import PeerHooks
 from archibald_rt.eventlog.sqlite import SQLiteLog, open_sqlite
 from archibald_rt.events import Emission, timestamp_of
 from archibald_rt.hub import Hub
@@ -229,17 +231,14 @@ class InStream(Keeping):
             order.dispatch_arrived()
             self.loop.nudge()
 
-        def unheard(*_: object) -> None:
-            raise AssertionError("there is no other server")
-
         assert self.log.peers is not None
         self.log.peers.attach(
-            PeerHooks(
+            replace(
+                # There is no other server.
+                UNHEARD,
                 arrived=arrived,
                 doubted=order.doubt,
                 erased=hub.forget,
-                revoked=unheard,
-                kicked=unheard,
                 broken=self.loop.faults.append,
             )
         )
