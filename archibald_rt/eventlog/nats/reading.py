@@ -1,7 +1,9 @@
 """Reading a user's stream back: pages, and what is missing from it."""
 
 import asyncio
+from collections.abc import Mapping
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -154,16 +156,24 @@ class Reader:
         return max(own, erased), max(everybody, self._state.erased(None))
 
     async def _gone_of(self, subject: str) -> int:
+        state = await self._of_stream(subject)
+        # What went by age or size left no trace of whose it was.
+        gone: int = max(0, state["first_seq"] - 1)
+        if self._too_many(state, subject):
+            first = await self._jet.first(self._names.stream, subject, after=gone)
+            # Where some went meanwhile it may be one of those that are kept.
+            if first is not None and self._too_many(await self._of_stream(subject), subject):
+                gone = max(gone, first.seq)
+        return gone
+
+    async def _of_stream(self, subject: str) -> dict[str, Any]:
         stream = self._names.stream
         info = await self._jet.ask(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
         if info is None:
             raise LogUnavailableError(f"the log is unavailable: there is no stream {stream}")
-        state = info["state"]
-        # What went by age or size left no trace of whose it was.
-        gone: int = max(0, state["first_seq"] - 1)
+        state: dict[str, Any] = info["state"]
+        return state
+
+    def _too_many(self, state: Mapping[str, Any], subject: str) -> bool:
         count = (state.get("subjects") or {}).get(subject, 0)
-        if self._cap and count > self._cap:
-            first = await self._jet.first(stream, subject, after=gone)
-            if first is not None:
-                gone = max(gone, first.seq)
-        return gone
+        return bool(self._cap and count > self._cap)
