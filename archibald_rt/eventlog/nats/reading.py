@@ -162,7 +162,9 @@ class Reader:
         if self._too_many(state, subject):
             first = await self._jet.first(self._names.stream, subject, after=gone)
             # Where some went meanwhile it may be one of those that are kept.
-            if first is not None and self._too_many(await self._of_stream(subject), subject):
+            state = await self._of_stream(subject)
+            gone = max(gone, state["first_seq"] - 1)
+            if first is not None and self._too_many(state, subject):
                 gone = max(gone, first.seq)
         return gone
 
