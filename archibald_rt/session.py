@@ -199,6 +199,9 @@ class Session(Writer):
         for _ in range(_LOOKS):
             if cursor.seq <= self._feed.dispatched:
                 self.position = self._read = cursor.seq
+                # What came meanwhile and goes before the cursor would be out of its place.
+                if self._held is not None:
+                    self.dropped += sum(1 for _ in self._held.take_before(cursor.seq))
                 self._welcome(replay=True)
                 await self._catch_up()
                 return

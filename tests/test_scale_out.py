@@ -398,6 +398,39 @@ async def test_a_device_comes_back_to_a_server_that_is_behind_the_one_it_was_at(
         assert gap["payload"]["reason"] == "ahead"
 
 
+@pytest.mark.gen_test
+async def test_a_device_is_not_told_at_another_server_what_goes_before_its_cursor(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as (first, second):
+        assert isinstance(second.server, Server)
+        stays = await second.connect("u")
+        await stays.take(2)
+        order = second.server._order  # noqa: SLF001 - nothing else holds it up
+        go_on = asyncio.Event()
+
+        async def hold() -> int:
+            await go_on.wait()
+            return 0
+
+        holding = asyncio.ensure_future(order.between(hold))
+        await first.emit(job("before"))
+        await first.emit(job("transient", durable=False))
+        arrived = order._log.peers  # noqa: SLF001 - what waits is to be seen nowhere else
+        assert isinstance(arrived, arrivals.Arrivals)
+        await eventually(lambda: len(arrived._waiting) == 2)  # noqa: SLF001 - as above
+        last = (await first.emit(job("last")))["id"]
+        device = await second.connect("u", lastEventId=last)
+        go_on.set()
+        await holding
+        await first.emit(job("end"))
+        # It came in its place, for whom it was there.
+        seen = [each["payload"] for each in await until_payload(stays, "end")]
+        assert seen == ["before", "transient", "last", "end"]
+        seen = [each["type"] for each in await until_payload(device, "end")]
+        assert seen == ["rt.welcome", "rt.live", "JOB"]
+
+
 @pytest.mark.parametrize("how", ["by number", "by age"])
 @pytest.mark.gen_test
 async def test_what_was_deleted_while_a_server_was_alone_is_told_to_its_devices(
