@@ -19,6 +19,9 @@ from archibald_rt.eventlog.nats.definition import require_version
 CONNECT_WITHIN = 5.0
 """For how many seconds a server is looked for at the start."""
 
+PING_EVERY = 2
+"""Every how many seconds it is looked whether the server answers."""
+
 CLOSE_WITHIN = 2.0
 """For how many seconds what was sent last may take to go out at the end."""
 
@@ -104,7 +107,9 @@ class Link:
                     no_echo=True,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=1,
-                    ping_interval=5,
+                    # A server that has fallen silent is left after two missed ones.
+                    ping_interval=PING_EVERY,
+                    max_outstanding_pings=2,
                     # Else a publish would wait, for ever, behind two megabytes that don't go out,
                     # and one without a connection be kept for the next.
                     pending_size=0,
