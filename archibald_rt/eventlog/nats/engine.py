@@ -194,7 +194,7 @@ class NatsLog:
             await self._state.erase(user, last.seq)
             for filtered in (subject, self._names.keys_of(user)):
                 body = {"filter": filtered, "seq": last.seq + 1}
-                answer = await self._jet.ask(f"STREAM.PURGE.{stream}", body)
+                answer = await self._jet.ask(f"STREAM.PURGE.{stream}", body, once=True)
                 if filtered == subject and answer is not None:
                     erased = answer["purged"]
             return erased

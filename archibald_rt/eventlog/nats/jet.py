@@ -28,6 +28,9 @@ UNSENT = 16 * 1024 * 1024
 KEYED = "Rt-Keyed"
 """The header of an event that has a key: the message right before it."""
 
+ASK_EVERY = 1.0
+"""After how many seconds without an answer the API is asked again."""
+
 _WRONG_SEQUENCE = frozenset({10071, 10164})
 _NOT_FOUND = frozenset({10037, 10059})
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -75,13 +78,25 @@ class Jet:
     def __init__(self, connection: Client) -> None:
         self.connection = connection
 
-    async def ask(self, what: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """Ask the API, whose leader answers; None for what is not there."""
+    async def ask(
+        self, what: str, body: Mapping[str, Any] | None = None, *, once: bool = False
+    ) -> dict[str, Any] | None:
+        """Ask the API, whose leader answers; None for what is not there.
+
+        Without a leader nobody answers, and nothing is kept for the next one: it is asked again
+        every now and then, unless ``once`` says that what is done twice has another answer.
+        """
         data = b"" if body is None else json.dumps(body).encode()
-        try:
-            answer = json.loads(await self._request(f"$JS.API.{what}", data))
-        except nats.errors.TimeoutError:
-            raise LogUnavailableError(f"JetStream did not answer {what} in time") from None
+        within, tries = (
+            (ANSWER_WITHIN, 1) if once else (ASK_EVERY, round(ANSWER_WITHIN / ASK_EVERY))
+        )
+        for tries_left in reversed(range(tries)):
+            try:
+                answer = json.loads(await self._request(f"$JS.API.{what}", data, within=within))
+                break
+            except nats.errors.TimeoutError:
+                if not tries_left:
+                    raise LogUnavailableError(f"JetStream did not answer {what} in time") from None
         error = answer.get("error")
         if error is None:
             found: dict[str, Any] = answer
@@ -196,12 +211,17 @@ class Jet:
                 await subscription.unsubscribe()
 
     async def _request(
-        self, subject: str, data: bytes, headers: Mapping[str, str] | None = None
+        self,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        within: float = ANSWER_WITHIN,
     ) -> bytes:
         self._require_connection()
         try:
             answer = await self.connection.request(
-                subject, data, timeout=ANSWER_WITHIN, headers=dict(headers) if headers else None
+                subject, data, timeout=within, headers=dict(headers) if headers else None
             )
         except nats.errors.TimeoutError:
             raise
