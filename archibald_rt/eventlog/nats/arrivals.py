@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from archibald_rt.errors import LogError, LogUnavailableError
 from archibald_rt.eventlog.nats.asking import Asking
-from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, UNSENT, Got, Jet
+from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, UNSENT, Got, Jet, Message
 from archibald_rt.eventlog.nats.lateness import Lateness
 from archibald_rt.eventlog.nats.marks import Marks
 from archibald_rt.eventlog.nats.names import Names
@@ -164,7 +164,10 @@ class Arrivals:
     async def has(self, seq: int) -> bool:
         """See `Peers.has`."""
         info = await self._jet.ask(f"STREAM.INFO.{self._names.stream}")
-        return info is not None and bool(seq <= info["state"]["last_seq"])
+        if info is not None and seq <= info["state"]["last_seq"]:
+            return True
+        # A leader that was cut off may answer before it knows of that; it can't store any more.
+        return seq < await self._jet.store([Message(self._names.probe, b"")])
 
     def defer(self, emission: Emission, after: int) -> None:
         """See `Peers.defer`."""

@@ -14,10 +14,10 @@ import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
-from archibald_rt.errors import LogBrokenError, LogError, LogUnavailableError
+from archibald_rt.errors import LogBrokenError, LogError, LogUnavailableError, LogUncertainError
 from archibald_rt.eventlog.nats import consumers
 from archibald_rt.eventlog.nats.consumers import HEARTBEAT, MISSED, place_of
-from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, KEYED, Got, Jet
+from archibald_rt.eventlog.nats.jet import ANSWER_WITHIN, KEYED, Got, Jet, Message
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -37,7 +37,7 @@ class Follower:
 
     ``take`` is awaited with each of them, and ``pending`` is told how many are to come. ``doubted``
     is called when none can come, ``broken`` when the stream is not the one it was, or a message
-    could not be taken for a fault of ours.
+    could not be taken for a fault of ours. What has the subject ``probe`` means nothing.
 
     With ``missed`` the ``subjects`` have to be all that are stored but for the keys of events. Then
     a seq that is missing is that of a message which was deleted before it came, whosever it was.
@@ -45,7 +45,7 @@ class Follower:
     Without it, only the last message of each subject matters.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a callback for each thing that may come of it
         self,
         jet: Jet,
         stream: str,
@@ -53,6 +53,7 @@ class Follower:
         take: Callable[[Got], Awaitable[None]],
         *,
         after: int,
+        probe: str,
         missed: Callable[[int], Awaitable[None]] | None = None,
         pending: Callable[[int], None] | None = None,
         doubted: Callable[[LogError], None],
@@ -78,6 +79,7 @@ class Follower:
         self._missed = missed
         # Whether a message was deleted before it came.
         self._hole = False
+        self._probe = probe
         self._tell_pending = pending
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -201,10 +203,23 @@ class Follower:
             if state["last_seq"] >= self.position:
                 return state
             await asyncio.sleep(RETRY)
+        await self._require_end(self.position)
         raise LogBrokenError(
             f"the stream {self._stream} ends at {state['last_seq']} and was read up to"
             f" {self.position}: it was made anew or has lost events"
         )
+
+    async def _require_end(self, position: int) -> None:
+        """Raise `LogUnavailableError` unless the stream does end before a seq.
+
+        A leader that was cut off may say so before it knows of that; it can't store any more.
+        """
+        try:
+            stored = await self._jet.store([Message(self._probe, b"")])
+        except LogUncertainError as error:
+            raise LogUnavailableError(str(error)) from None
+        if stored > position:
+            raise LogUnavailableError("the log is unavailable: who answers for it is behind")
 
     async def _leave(self) -> None:
         subscription, self._subscription = self._subscription, None

@@ -35,7 +35,8 @@ class Reader:
 
     ``cap`` is how many events of a subject count (0: all). The stream keeps one more: where that
     many are found there was one too many, and the first of them counts as deleted. With
-    ``replicas`` an answer may be behind, which is found by asking the leader.
+    ``replicas`` an answer may be behind, which is found by asking the leader; and so may be a
+    leader that was cut off and does not know of that yet, which is found by how far it is.
     """
 
     def __init__(self, jet: Jet, names: Names, state: State, *, cap: int, replicas: int) -> None:
@@ -60,6 +61,9 @@ class Reader:
         What is lost is asked behind what is read, so that nothing goes in between untold.
         """
         subjects = self._names.durable(user), self._names.durable(None)
+        reconnects = self._jet.connection.stats["reconnects"]
+        if self._replicas > 1:
+            await self._info(through)
         parts = await asyncio.gather(
             *(
                 self._part(
@@ -68,7 +72,11 @@ class Reader:
                 for subject in subjects
             )
         )
-        gone = await self._gone(user)
+        # Who was asked in between was as far as who is asked before and after, unless that was on
+        # the other side of a cut.
+        gone = await self._gone(user, through)
+        if self._jet.connection.stats["reconnects"] != reconnects:
+            raise LogUnavailableError("the log is unavailable: disconnected while it was read")
         lost = max(gone)
         reached = min(part.through for part in parts)
         found = sorted(
@@ -145,37 +153,43 @@ class Reader:
         first = await self._jet.first(self._names.stream, subject, after=position)
         return first is None or first.seq > through
 
-    async def _gone(self, user: str) -> tuple[int, int]:
+    async def _gone(self, user: str, through: int = 0) -> tuple[int, int]:
         """Return up to where a user's own events and the broadcasts may be gone."""
         own, everybody, erased = await asyncio.gather(
-            self._gone_of(self._names.durable(user)),
-            self._gone_of(self._names.durable(None)),
+            self._gone_of(self._names.durable(user), through),
+            self._gone_of(self._names.durable(None), through),
             # At another server it may have been erased a moment ago; broadcasts never are.
             self._state.erased_by_now(user),
         )
         return max(own, erased), max(everybody, self._state.erased(None))
 
-    async def _gone_of(self, subject: str) -> int:
-        state = await self._of_stream(subject)
+    async def _gone_of(self, subject: str, through: int) -> int:
+        state = await self._info(through, {"subjects_filter": subject})
         # What went by age or size left no trace of whose it was.
         gone: int = max(0, state["first_seq"] - 1)
         if self._too_many(state, subject):
             first = await self._jet.first(self._names.stream, subject, after=gone)
             # Where some went meanwhile it may be one of those that are kept.
-            state = await self._of_stream(subject)
+            state = await self._info(through, {"subjects_filter": subject})
             gone = max(gone, state["first_seq"] - 1)
             if first is not None and self._too_many(state, subject):
                 gone = max(gone, first.seq)
         return gone
 
-    async def _of_stream(self, subject: str) -> dict[str, Any]:
-        stream = self._names.stream
-        info = await self._jet.ask(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
-        if info is None:
-            raise LogUnavailableError(f"the log is unavailable: there is no stream {stream}")
-        state: dict[str, Any] = info["state"]
-        return state
-
     def _too_many(self, state: Mapping[str, Any], subject: str) -> bool:
         count = (state.get("subjects") or {}).get(subject, 0)
         return bool(self._cap and count > self._cap)
+
+    async def _info(self, through: int, body: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return the state of the stream, from who has all of it up to a seq."""
+        stream = self._names.stream
+        for _ in range(_TRIES):
+            info = await self._jet.ask(f"STREAM.INFO.{stream}", body)
+            if info is None:
+                raise LogUnavailableError(f"the log is unavailable: there is no stream {stream}")
+            state: dict[str, Any] = info["state"]
+            if self._replicas == 1 or state["last_seq"] >= through:
+                return state
+            # It may be a moment behind the replica that this server follows.
+            await asyncio.sleep(_PAUSE)
+        raise LogUnavailableError("the log is unavailable: who answers for it is behind")

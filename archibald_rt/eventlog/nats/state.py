@@ -36,6 +36,7 @@ class State:
         self.bucket = f"KV_{stream}_state"
         self.prefix = f"$KV.{stream}_state."
         self.subjects = f"{self.prefix}>"
+        self.probe = f"{self.prefix}probe"
         # What each key holds, and the seq of the message that said so.
         self._values: dict[str, tuple[int, int]] = {}
         # What is being stored here: its message may come before the answer does.

@@ -1,0 +1,160 @@
+"""What a leader that was cut off says before it knows of that is not believed: `eventlog.nats`.
+
+Such a leader says what it knew when it was cut off. Here that is what the real one said earlier.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import nats as client
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from archibald_rt.errors import LogUnavailableError
+from archibald_rt.eventlog.nats import jet as jets
+from archibald_rt.eventlog.nats import reading
+from archibald_rt.eventlog.nats.arrivals import Arrivals
+from archibald_rt.eventlog.nats.follower import Follower
+from archibald_rt.eventlog.nats.jet import Got, Jet
+from archibald_rt.eventlog.nats.names import Names
+from archibald_rt.eventlog.nats.opening import open_nats
+from archibald_rt.eventlog.nats.reading import Reader
+from archibald_rt.eventlog.nats.state import State
+from engines import numbered, stored
+from natsservers import NatsServer, nats_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+class CutOff(Jet):
+    """Is answered about streams what was answered first, until ``mended``."""
+
+    mended = False
+
+    def __init__(self, connection: Client) -> None:
+        super().__init__(connection)
+        self._known: dict[str, dict[str, Any] | None] = {}
+
+    async def ask(
+        self, what: str, body: Mapping[str, Any] | None = None, *, once: bool = False
+    ) -> dict[str, Any] | None:
+        """Ask, or answer what is known."""
+        answer = await super().ask(what, body, once=once)
+        if self.mended or not what.startswith("STREAM.INFO."):
+            return answer
+        return self._known.setdefault(what, answer)
+
+
+@asynccontextmanager
+async def cut_off(server: NatsServer, name: str) -> AsyncIterator[CutOff]:
+    """Connect to a stream of 7 events whose leader knows of 5."""
+    connection = await client.connect(server.url)
+    try:
+        async with open_nats([server.url], name) as log:
+            await stored(log, *numbered(["u"] * 5))
+            jet = CutOff(connection)
+            await jet.ask(f"STREAM.INFO.{name}")
+            await stored(log, *numbered(["u"] * 2))
+            yield jet
+    finally:
+        await connection.close()
+
+
+@pytest.mark.gen_test
+async def test_a_cursor_is_ahead_only_of_what_can_be_stored(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    async with cut_off(server, name) as jet:
+        arrived = Arrivals(jet, Names(name), position=5)
+        assert await arrived.has(5)
+        assert await arrived.has(7)
+        assert not await arrived.has(1000)
+
+
+@pytest.mark.gen_test
+async def test_a_stream_that_seems_to_have_lost_its_end_is_tried_again(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    names = Names(name)
+
+    async def take(_: Got) -> None:
+        return
+
+    async with cut_off(server, name) as jet:
+        follower = Follower(
+            jet,
+            name,
+            names.events,
+            take,
+            after=7,
+            probe=names.probe,
+            doubted=print,
+            broken=print,
+        )
+        with pytest.raises(LogUnavailableError, match="is behind"):
+            await follower.start()
+        jet.mended = True
+        await follower.start()
+        await follower.close()
+
+
+@pytest.mark.gen_test
+async def test_a_page_is_not_read_from_who_is_behind_this_server(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_PAUSE", 0.0)
+    name = tmp_path.name
+    async with cut_off(server, name) as jet:
+        state = State(jet, name, revoked=print, erased=lambda: None)
+        reader = Reader(jet, Names(name), state, cap=0, replicas=3)
+
+        async def seqs(through: int) -> list[int]:
+            page = await reader.page(
+                "u", after=0, through=through, max_events=100, max_bytes=10_000, later_than=None
+            )
+            return [event.seq for event in page.events]
+
+        assert await seqs(5) == [1, 2, 3, 4, 5]
+        with pytest.raises(LogUnavailableError, match="is behind"):
+            await seqs(7)
+        jet.mended = True
+        assert await seqs(7) == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.gen_test
+async def test_what_nobody_answered_is_asked_again(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jets, "ASK_EVERY", 0.1)
+    monkeypatch.setattr(jets, "ANSWER_WITHIN", 20.0)
+    connection = await client.connect(server.url)
+    asked = 0
+
+    async def answer(message: Msg) -> None:
+        # As without a leader: what comes then is heard by nobody.
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            await message.respond(b'{"asked":2}')
+
+    try:
+        await connection.subscribe("$JS.API.TRIED", cb=answer)
+        await connection.flush()
+        assert await Jet(connection).ask("TRIED") == {"asked": 2}
+        # What must not be done twice is not.
+        asked = 0
+        monkeypatch.setattr(jets, "ANSWER_WITHIN", 0.3)
+        with pytest.raises(LogUnavailableError, match="TRIED in time"):
+            await Jet(connection).ask("TRIED", once=True)
+        assert asked == 1
+    finally:
+        await connection.close()
