@@ -1,0 +1,1 @@
+"""Three servers on a cluster of three NATS servers, put through faults under load."""
