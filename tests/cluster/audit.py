@@ -1,7 +1,7 @@
 """Comparing what was sent, answered, refused and received with what the stream holds."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -43,23 +43,25 @@ def judge(stored: Stored, emitters: Sequence[Resident], devices: Sequence[Wander
             wrong["acknowledged, not stored"] += by_id.get(cursor) != event
         for batch in emitter.batches:
             wrong["half a batch"] += len(there.intersection(batch)) not in {0, len(set(batch))}
-    expected = 0
+    streams = {
+        user: {
+            f"{stored.epoch}:{row.seq}": (row.timestamp, row.payload) for row in stored.stream(user)
+        }
+        for user in {device.witness.user for device in devices}
+    }
     for device in devices:
-        owed = stored.stream(device.witness.user)
-        expected += len(owed)
-        wrong.update(_judge_device(stored, device, sent, order))
-    return Verdict(expected, +wrong)
+        wrong.update(_judge_device(streams[device.witness.user], device, sent, order))
+    return Verdict(sum(len(streams[each.witness.user]) for each in devices), +wrong)
 
 
 def _judge_device(
-    stored: Stored, device: Wanderer, sent: dict[str, Sent], order: "_Order"
+    owed: Mapping[str, tuple[str, bytes]],
+    device: Wanderer,
+    sent: Mapping[str, Sent],
+    order: "_Order",
 ) -> Counter[str]:
     witness = device.witness
     wrong = Counter({"contradicted": len(witness.faults), "gaps told": len(witness.gaps)})
-    owed = {
-        f"{stored.epoch}:{row.seq}": (row.timestamp, row.payload)
-        for row in stored.stream(witness.user)
-    }
     got = {cursor: event for cursor, *event in witness.told if cursor is not None}
     wrong["missing"] = len(owed.keys() - got.keys())
     wrong["delivered, not stored"] = len(got.keys() - owed.keys())

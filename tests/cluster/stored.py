@@ -3,6 +3,7 @@
 import json
 from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Sequence
+from typing import Any
 from urllib.parse import quote
 
 import nats
@@ -10,9 +11,11 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from cluster.nodes import STREAM, ServerNode
 from faults.audit import Row, Stored
-from faults.backends import BackEnd
+from faults.backends import Answer, BackEnd
 from faults.devices import read_message
 from faults.emitters import uid_of
+from natscluster import PATIENCE
+from support import eventually
 
 _ALL = "all"
 _AT_ONCE = 1000
@@ -52,10 +55,25 @@ async def told_by(node: ServerNode, users: Iterable[str]) -> dict[str, list[tupl
             path, after = f"/internal/users/{quote(user)}/events?limit={_AT_ONCE}", ""
             found: list[tuple[str, bytes]] = streams.setdefault(user, [])
             while after is not None:
-                page = await back_end.get(f"{path}&after={after}" if after else path)
+                page = await _page(back_end, f"{path}&after={after}" if after else path)
                 found += [(each["id"], _bytes(each["payload"])) for each in page["events"]]
                 after = page["next"]
     return streams
+
+
+async def _page(back_end: BackEnd, path: str) -> Any:
+    """Return a page as soon as the server can read one."""
+    found: Answer | None = None
+
+    async def is_there() -> bool:
+        nonlocal found
+        found = await back_end.request("GET", path)
+        assert found.status in {200, 503}, found
+        return found.status == 200
+
+    await eventually(is_there, within=PATIENCE)
+    assert found is not None
+    return found.body
 
 
 def differing(
