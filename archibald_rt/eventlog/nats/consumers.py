@@ -8,11 +8,18 @@ import msgspec
 from archibald_rt.errors import LogBrokenError
 from archibald_rt.eventlog.nats.jet import Jet
 
-HEARTBEAT = 1.0
+HEARTBEAT = 0.5
 """Every how many seconds the server says that it is there, where nothing else comes."""
 
 MISSED = 4
-"""How many heartbeats may be missed before a consumer is made anew."""
+"""How many heartbeats may be missed before a consumer is made anew.
+
+It lives on one NATS server and dies with that. Until it is made anew what is emitted here is not
+answered.
+"""
+
+LISTENERLESS = 5.0
+"""After how many seconds without anybody who listens the server deletes a consumer."""
 
 _SHORT = 9
 _NANOSECONDS = 1_000_000_000
@@ -59,7 +66,7 @@ async def create(
         "max_deliver": 1,
         "flow_control": True,
         "idle_heartbeat": int(HEARTBEAT * _NANOSECONDS),
-        "inactive_threshold": int(HEARTBEAT * MISSED * _NANOSECONDS),
+        "inactive_threshold": int(LISTENERLESS * _NANOSECONDS),
         "mem_storage": True,
         "num_replicas": 1,
     }
