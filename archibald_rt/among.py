@@ -22,7 +22,7 @@ class AmongPeers:
     def __init__(self, peers: Peers, hub: Hub) -> None:
         self._peers = peers
         self._hub = hub
-        # The last seq that was committed here, whether or not it has arrived.
+        # The last seq that is known to be committed, whether or not it has arrived.
         self._committed = 0
 
     @property
@@ -44,7 +44,7 @@ class AmongPeers:
         """
         delivered = 0
         if seq is not None:
-            self._committed = max(self._committed, seq)
+            self.committed(seq)
             async for arrival in self._peers.through(seq):
                 handed = await self._dispatch(arrival)
                 if arrival.seq == seq:
@@ -59,6 +59,13 @@ class AmongPeers:
             delivered = await self._hub.dispatch(emission, None)
         await self._peers.tell(emission, after)
         return delivered
+
+    def committed(self, seq: int) -> None:
+        """Take note that an event was committed before, here or elsewhere: what comes follows it.
+
+        It may not have arrived: its key was sent again to a server that is behind.
+        """
+        self._committed = max(self._committed, seq)
 
     async def catch_up(self, stop: Callable[[], object]) -> None:
         """Dispatch what has arrived, until there is no more or ``stop`` says so."""

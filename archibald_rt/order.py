@@ -252,6 +252,8 @@ class OrderQueue:
             place = next(places) if emission.durable else None
             if place is not None and place.duplicate:
                 self.measured.duplicates += 1
+                if self._among is not None:
+                    self._among.committed(place.seq)
                 outcomes.append(
                     Outcome(place.seq, place.timestamp, durable=True, duplicate=True, delivered=0)
                 )

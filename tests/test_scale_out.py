@@ -13,6 +13,8 @@ import nats as client
 import pytest
 
 from archibald_rt.eventlog.nats import arrivals, follower, marks
+from archibald_rt.eventlog.nats.engine import NatsLog
+from archibald_rt.eventlog.nats.jet import Got
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.server import Server
 from natslogs import held_back, jet_of
@@ -429,6 +431,43 @@ async def test_a_device_is_not_told_at_another_server_what_goes_before_its_curso
         assert seen == ["before", "transient", "last", "end"]
         seen = [each["type"] for each in await until_payload(device, "end")]
         assert seen == ["rt.welcome", "rt.live", "JOB"]
+
+
+@pytest.mark.gen_test
+async def test_what_follows_a_key_that_was_sent_again_elsewhere_comes_behind_its_event(
+    tmp_path: Path, shared: NatsServer
+) -> None:
+    async with two(tmp_path, shared) as (first, second):
+        device = await second.connect("u")
+        await device.take(2)
+        assert isinstance(second.server, Server)
+        log = second.server._order._log  # noqa: SLF001 - nothing else says that it is behind
+        assert isinstance(log, NatsLog)
+        async with slowed(log):
+            stored = await first.emit(job("durable", key="k"))
+            again = await second.emit(job("durable", key="k"))
+            assert (again["id"], again["duplicate"]) == (stored["id"], True)
+            await second.emit(job("transient", durable=False))
+        await second.emit(job("end"))
+        seen = [each["payload"] for each in await until_payload(device, "end")]
+        assert seen == ["durable", "transient", "end"]
+
+
+@asynccontextmanager
+async def slowed(log: NatsLog) -> AsyncIterator[None]:
+    """Let nothing arrive from the stream for the length of a block."""
+    spine = log._spine  # noqa: SLF001 - as if it were slow
+    plainly, go_on = spine._take, asyncio.Event()  # noqa: SLF001 - as above
+
+    async def take(got: Got) -> None:
+        await go_on.wait()
+        await plainly(got)
+
+    spine._take = take  # noqa: SLF001 - as above
+    try:
+        yield
+    finally:
+        go_on.set()
 
 
 @pytest.mark.parametrize("how", ["by number", "by age"])
