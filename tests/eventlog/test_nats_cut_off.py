@@ -13,9 +13,10 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from archibald_rt.errors import LogUnavailableError
+from archibald_rt.errors import LogUnavailableError, LogUncertainError
 from archibald_rt.eventlog.nats import jet as jets
 from archibald_rt.eventlog.nats import reading
+from archibald_rt.eventlog.nats.appending import Appender
 from archibald_rt.eventlog.nats.arrivals import Arrivals
 from archibald_rt.eventlog.nats.follower import Follower
 from archibald_rt.eventlog.nats.jet import Got, Jet
@@ -23,7 +24,7 @@ from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.nats.opening import open_nats
 from archibald_rt.eventlog.nats.reading import Reader
 from archibald_rt.eventlog.nats.state import State
-from engines import numbered, stored
+from engines import emission, numbered, stored
 from natsservers import NatsServer, nats_server
 
 
@@ -158,3 +159,31 @@ async def test_what_nobody_answered_is_asked_again(
         assert asked == 1
     finally:
         await connection.close()
+
+
+@pytest.mark.gen_test
+async def test_after_one_that_nobody_answered_nothing_is_published_before_somebody_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "S"
+    with nats_server(tmp_path) as alone:
+        connection = await client.connect(alone.url)
+        try:
+            async with open_nats([alone.url], name):
+                appender = Appender(Jet(connection), Names(name))
+                with alone.halted(), monkeypatch.context() as soon:
+                    soon.setattr(jets, "ANSWER_WITHIN", 0.2)
+                    soon.setattr(jets, "ASK_EVERY", 0.1)
+                    with pytest.raises(LogUncertainError):
+                        await appender.append([[emission("u", "1")]])
+                    for _ in range(2):
+                        with pytest.raises(LogUnavailableError, match="did not answer"):
+                            await appender.append([[emission("u", "2")]])
+                        with pytest.raises(LogUnavailableError, match="did not answer"):
+                            await appender.probe()
+                (group,) = await appender.append([[emission("u", "3")]])
+                # The first was stored when it could be, the second never.
+                assert isinstance(group, list)
+                assert [each.seq for each in group] == [2]
+        finally:
+            await connection.close()

@@ -48,6 +48,8 @@ class Appender:
         self._jet = jet
         self._names = names
         self._head = head
+        # Whether the last publish was not answered.
+        self._unanswered = False
 
     async def append(
         self, groups: Sequence[Sequence[Emission]]
@@ -58,6 +60,7 @@ class Appender:
         here or at another server at the same time, and only then are they looked up. One that was
         made here for an emission without one is not: its event may be stored without it.
         """
+        await self._require_leader()
         known = await self._look_up(_minted(groups))
         looked_up = False
         for _ in range(_TRIES):
@@ -72,7 +75,7 @@ class Appender:
                 return results
             after = self._head()
             try:
-                last = await self._jet.store(plan.messages, name=publish)
+                last = await self._store(plan.messages, name=publish)
             except SequenceError:
                 known, looked_up = await self._look_up([*plan.keys]), True
             except LogUncertainError as error:
@@ -85,6 +88,28 @@ class Appender:
                 before = last - len(plan.messages)
                 return [_placed(result, before) for result in results]
         raise LogUnavailableError("the log is unavailable: keys are used faster than looked up")
+
+    async def probe(self) -> None:
+        """Commit something of no meaning; raises as `append` does."""
+        await self._require_leader()
+        await self._store([Message(self._names.probe, b"")])
+
+    async def _store(self, messages: Sequence[Message], *, name: str | None = None) -> int:
+        try:
+            return await self._jet.store(messages, name=name)
+        except LogUncertainError:
+            self._unanswered = True
+            raise
+
+    async def _require_leader(self) -> None:
+        """Raise `LogUnavailableError` where nobody has answered since a publish that was not.
+
+        What is published where the leader has fallen silent is answered by no other one, and so
+        uncertain, like the one before; by asking first it is not, and goes on with the next leader.
+        """
+        if self._unanswered:
+            await self._jet.ask(f"STREAM.INFO.{self._names.stream}")
+            self._unanswered = False
 
     async def _look_up(self, keys: Sequence[_Key]) -> dict[_Key, _Known]:
         found: dict[_Key, _Known] = {}

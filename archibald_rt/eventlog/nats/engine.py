@@ -19,7 +19,7 @@ from archibald_rt.eventlog.nats.appending import MOST, Appender
 from archibald_rt.eventlog.nats.arrivals import Arrivals
 from archibald_rt.eventlog.nats.definition import Opened, milliseconds, open_bucket
 from archibald_rt.eventlog.nats.follower import Follower
-from archibald_rt.eventlog.nats.jet import Got, Jet, Message
+from archibald_rt.eventlog.nats.jet import Got, Jet
 from archibald_rt.eventlog.nats.marks import UNHEARD, Marks
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.nats.reading import Reader
@@ -177,7 +177,7 @@ class NatsLog:
             raise LogUnavailableError(str(silence))
         if not self._marks.current:
             raise LogUnavailableError(UNHEARD)
-        await self._jet.store([Message(self._names.probe, b"")])
+        await self._appender.probe()
 
     async def prune(self, retention: Retention, turn: Turn, deleted: Callable[[int], None]) -> None:
         """See `EventLog.prune`: the stream does it by itself."""

@@ -216,12 +216,15 @@ class Jet:
         data: bytes,
         headers: Mapping[str, str] | None = None,
         *,
-        within: float = ANSWER_WITHIN,
+        within: float | None = None,
     ) -> bytes:
         self._require_connection()
         try:
             answer = await self.connection.request(
-                subject, data, timeout=within, headers=dict(headers) if headers else None
+                subject,
+                data,
+                timeout=within or ANSWER_WITHIN,
+                headers=dict(headers) if headers else None,
             )
         except nats.errors.TimeoutError:
             raise
