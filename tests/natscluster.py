@@ -157,6 +157,12 @@ class NatsCluster:
     async def start(self) -> None:
         """Start all, and wait until they have a leader and take streams."""
         await asyncio.gather(*(node.start() for node in self.nodes))
+
+        async def led() -> bool:
+            told = [(await node.ask("jsz")).get("meta_cluster", {}) for node in self.nodes]
+            return all(each.get("leader") for each in told)
+
+        await eventually(led, within=PATIENCE)
         await self.healthy()
 
     async def healthy(self) -> None:
@@ -191,6 +197,11 @@ class NatsCluster:
             for node, proxy in enumerate(ways):
                 if (place == alone) != (node == alone):
                     proxy.stall()
+
+    def mute(self, place: int) -> None:
+        """Let no answer of any server through to the clients at a place, until `mend`."""
+        for proxy in self.ways[place]:
+            proxy.stall(up=False)
 
     def mend(self) -> None:
         """Let everything through again, first what was held up."""

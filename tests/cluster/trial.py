@@ -168,11 +168,30 @@ class Trial:
             await eventually(lambda: self._visits(alone) >= enough, within=PATIENCE)
         finally:
             self.cluster.mend()
+        return await self._recovered(alone)
+
+    async def muted(self, place: int) -> float:
+        """Let no answer of NATS come to one of our servers: what it emits is stored all the same.
+
+        Returns how many seconds after that it answered 200 again.
+        """
+        unknown = self._unknown(place)
+        self.cluster.mute(place)
+        try:
+            await eventually(lambda: self._unknown(place) > unknown, within=PATIENCE)
+        finally:
+            self.cluster.mend()
+        return await self._recovered(place)
+
+    async def _recovered(self, place: int) -> float:
         mended = asyncio.get_running_loop().time()
         await self.cluster.healthy()
         await self.more(AFTER)
-        answers = [moment for each in self._residents(alone) for moment in each.at]
+        answers = [moment for each in self._residents(place) for moment in each.at]
         return min(each for each in answers if each > mended) - mended
+
+    def _unknown(self, place: int) -> int:
+        return sum(each.statuses[504] for each in self._residents(place))
 
     def _visits(self, place: int) -> int:
         return sum(device.visits[place] for device in self.devices)
@@ -285,6 +304,7 @@ async def put_through_all(
         ("kill -9 of a follower", lambda: under.on_follower(under.nats_killed)),
         ("kill -9 of a server", lambda: under.on_follower(under.server_killed)),
         ("partition of the leader", lambda: under.on_leader(under.partitioned)),
+        ("no answer of NATS to a server", lambda: under.on_leader(under.muted)),
         ("rolling restart of NATS", lambda: under.nats_restarted(some)),
         ("rolling restart of the servers", lambda: under.servers_restarted(some)),
     ]
