@@ -40,8 +40,13 @@ class ServerNode(Service):
 
 
 @asynccontextmanager
-async def server_nodes(folder: Path, cluster: NatsCluster) -> AsyncIterator[Sequence[ServerNode]]:
-    """Run a server beside each NATS server for the length of a block. It keeps all events."""
+async def server_nodes(
+    folder: Path, cluster: NatsCluster, *, keep: int
+) -> AsyncIterator[Sequence[ServerNode]]:
+    """Run a server beside each NATS server for the length of a block.
+
+    They keep so many events of a user (0: all).
+    """
     async with AsyncExitStack() as stack:
         nodes = []
         for place in range(len(cluster.nodes)):
@@ -53,6 +58,7 @@ async def server_nodes(folder: Path, cluster: NatsCluster) -> AsyncIterator[Sequ
                 "nats.servers": cluster.urls(place),
                 "nats.stream": STREAM,
                 "nats.replicas": "3",
+                "log.max_events_per_user": str(keep),
                 "delivery.max_outbox": "1MiB",
             }
             # Of a try to connect anew that fails, the client leaves its socket to the collector.

@@ -60,6 +60,8 @@ class Figures:
     """How many of those were answers to a second try, of what was stored by the first."""
     expected: int
     """How many durable events devices were to get, all of them together."""
+    told_lost: int
+    """How many of those were deleted before, which the devices were told."""
     transient: int
     """How many transient events devices got."""
     statuses: dict[str, int]
@@ -88,6 +90,8 @@ class Trial:
         devices: Sequence[Wanderer],
         users: Sequence[str],
         go: asyncio.Event,
+        *,
+        keep: int,
     ) -> None:
         self.cluster = cluster
         self.nodes = nodes
@@ -95,6 +99,7 @@ class Trial:
         self.devices = devices
         self.faults: list[Fault] = []
         self._users = users
+        self._keep = keep
         self._go = go
         self._began = time.monotonic()
 
@@ -112,10 +117,13 @@ class Trial:
         """Wait until each of these nodes, or all, has answered 200 so many times more."""
         places = range(len(self.nodes)) if at is None else at
         enough = {place: self._answers(place) + count for place in places}
-        await eventually(
-            lambda: all(self._answers(place) >= many for place, many in enough.items()),
-            within=PATIENCE,
-        )
+
+        def answered() -> bool:
+            for node in self.nodes:
+                assert not (node.up and node.ended), node.output()
+            return all(self._answers(place) >= many for place, many in enough.items())
+
+        await eventually(answered, within=PATIENCE)
 
     def _answers(self, place: int) -> int:
         return sum(len(each.at) for each in self._residents(place))
@@ -142,6 +150,12 @@ class Trial:
         await self.more(AFTER)
         await node.start()
         await self.cluster.healthy()
+        await self.more(AFTER)
+
+    async def all_killed(self) -> None:
+        """Kill all NATS servers at once, and start them again."""
+        await asyncio.gather(*(node.kill() for node in self.cluster.nodes))
+        await self.cluster.start()
         await self.more(AFTER)
 
     async def server_killed(self, place: int) -> None:
@@ -260,10 +274,14 @@ class Trial:
         stored = await stored_in(self.cluster.ways[0][0].url.replace("http", "nats"), epoch)
         told = [await told_by(node, self._users) for node in self.nodes]
         # What it computes must not hold the proxies up.
-        verdict = await asyncio.to_thread(judge, stored, self.emitters, self.devices)
+        verdict = await asyncio.to_thread(
+            judge, stored, self.emitters, self.devices, complete=not self._keep
+        )
         wrong = Counter(verdict.wrong)
         for each in told:
-            wrong["told otherwise by a node"] += differing(stored, self._users, each)
+            wrong["told otherwise by a node"] += (
+                each != told[0] if self._keep else differing(stored, self._users, each)
+            )
         for node in self.nodes:
             wrong["nodes that ended"] += node.ended
             said = "".join([*node.outputs, node.output()])
@@ -279,6 +297,7 @@ class Trial:
             acknowledged=sum(len(each.answered) for each in self.emitters),
             duplicates_answered=sum(each.duplicates for each in self.emitters),
             expected=verdict.expected,
+            told_lost=verdict.told_lost,
             transient=sum(len(device.witness.transient) for device in self.devices),
             statuses={
                 str(status): count
@@ -309,7 +328,10 @@ async def put_through_all(
         ("rolling restart of the servers", lambda: under.servers_restarted(some)),
     ]
     if thorough:
-        faults.append(("partition of a follower", lambda: under.on_follower(under.partitioned)))
+        faults += [
+            ("partition of a follower", lambda: under.on_follower(under.partitioned)),
+            ("kill -9 of all NATS servers", under.all_killed),
+        ]
     for what, fault in faults:
         noted = await under.put_through(what, fault())
         say(f"{what}: {noted.at_any_node:.1f} s without a 200, {under.delivered} delivered")
@@ -323,20 +345,23 @@ async def trial(
     devices_each: int,
     stay: float,
     pause: float,
+    keep: int = 0,
+    seed: int = 20260417,
     say: Callable[[str], object] = lambda _text: None,
 ) -> AsyncIterator[Trial]:
     """Put a cluster of three under load for the length of a block.
 
     Of each user's devices one of three stays where it is; the others go on after ``stay`` seconds
-    on average. An emitter waits ``pause`` seconds after each request.
+    on average. An emitter waits ``pause`` seconds after each request. So many events of a user are
+    to ``keep`` (0: all).
     """
-    chance = random.Random(20260417)  # noqa: S311 - chaos that can be repeated, no secret
+    chance = random.Random(seed)  # noqa: S311 - chaos that can be repeated, no secret
     names = [f"user-{number}" for number in range(users)]
     go = asyncio.Event()
     go.set()
     async with nats_cluster(folder / "nats") as cluster:
         say("the NATS servers are there")
-        async with server_nodes(folder, cluster) as nodes, asyncio.TaskGroup() as group:
+        async with server_nodes(folder, cluster, keep=keep) as nodes, asyncio.TaskGroup() as group:
             say("our servers are there")
             emitters = [
                 Resident(nodes[place], f"e{place}{letter}", names, chance, go=go, pause=pause)
@@ -363,7 +388,7 @@ async def trial(
                     lambda: all(each.witness.replays for each in devices), within=PATIENCE
                 )
                 say(f"{len(devices)} devices are live")
-                made = Trial(cluster, nodes, emitters, devices, names, go)
+                made = Trial(cluster, nodes, emitters, devices, names, go, keep=keep)
                 tasks += [group.create_task(each.run()) for each in emitters]
                 await made.more(AFTER)
                 yield made

@@ -94,7 +94,7 @@ class Appender:
         await self._require_leader()
         await self._store([Message(self._names.probe, b"")])
 
-    async def _store(self, messages: Sequence[Message], *, name: str | None = None) -> int:
+    async def _store(self, messages: Sequence[Message], *, name: str = "") -> int:
         try:
             return await self._jet.store(messages, name=name)
         except LogUncertainError:
