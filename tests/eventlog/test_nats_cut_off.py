@@ -3,6 +3,7 @@
 Such a leader says what it knew when it was cut off. Here that is what the real one said earlier.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,8 +25,10 @@ from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.nats.opening import open_nats
 from archibald_rt.eventlog.nats.reading import Reader
 from archibald_rt.eventlog.nats.state import State
+from archibald_rt.events import Emission
 from engines import emission, numbered, stored
 from natsservers import NatsServer, nats_server
+from support import eventually
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +190,42 @@ async def test_after_one_that_nobody_answered_nothing_is_published_before_somebo
                 assert [each.seq for each in group] == [2]
         finally:
             await connection.close()
+
+
+@pytest.mark.gen_test
+async def test_what_a_server_told_on_a_connection_that_is_gone_does_not_come_back_to_it(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    connection = await client.connect(server.url)
+    late: asyncio.Queue[Msg] = asyncio.Queue()
+    try:
+        async with (
+            open_nats([server.url], tmp_path.name) as here,
+            open_nats([server.url], tmp_path.name) as there,
+        ):
+            await connection.subscribe(f"{tmp_path.name}.t.>", cb=late.put)
+            await connection.flush()
+            await here.peers.tell(transient("here"), 0)
+            told = await late.get()
+            # As when the other end of a cable that was cut comes to read it.
+            await connection.publish(told.subject, told.data, headers=told.headers)
+            await late.get()
+            await there.peers.tell(transient("there"), 0)
+            await late.get()
+
+            def arrived() -> list[bytes]:
+                while (arrival := here.peers.take()) is not None:
+                    assert arrival.emission is not None
+                    seen.append(arrival.emission.tail)
+                return seen
+
+            seen: list[bytes] = []
+            await eventually(arrived)
+            assert seen == [transient("there").tail]
+    finally:
+        await connection.close()
+
+
+def transient(payload: str) -> Emission:
+    durable = emission("u", f'"{payload}"')
+    return Emission("u", durable.tail, durable.timestamp, 0, durable=False)

@@ -5,6 +5,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from secrets import token_hex
 
 import nats.errors
 import structlog
@@ -33,7 +34,7 @@ LATE = 10.0
 """After how many seconds what waits here means that the server can't do its work."""
 
 _UNREAD = WAITING
-_AFTER, _CONFLATE = "Rt-After", "Rt-Conflate"
+_AFTER, _CONFLATE, _FROM = "Rt-After", "Rt-Conflate", "Rt-From"
 
 
 _logger = structlog.stdlib.get_logger("archibald_rt.eventlog.nats")
@@ -62,6 +63,8 @@ class Arrivals:
         self._names = names
         self._marks = marks
         self._asking = Asking(jet, names, marks, UNHEARD)
+        # Who this is among the servers.
+        self._name = token_hex(8)
         self.position = position
         """The seq of the last durable event that has arrived."""
         self.hooks = UNHEARD
@@ -185,7 +188,7 @@ class Arrivals:
 
     async def tell(self, emission: Emission, after: int) -> None:
         """See `Peers.tell`."""
-        headers = {_AFTER: str(after)}
+        headers = {_AFTER: str(after), _FROM: self._name}
         if emission.conflate is not None:
             # A header is no place for any text.
             headers[_CONFLATE] = emission.conflate.encode().hex()
@@ -257,6 +260,9 @@ class Arrivals:
     async def transient(self, message: Msg) -> None:
         """Take an event from another server."""
         headers = message.headers or {}
+        if headers.get(_FROM) == self._name:
+            # It was on its way when the connection was given up, and is none of the one there is.
+            return
         conflate = headers.get(_CONFLATE)
         try:
             emission = Emission(
