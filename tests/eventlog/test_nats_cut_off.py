@@ -28,7 +28,7 @@ from archibald_rt.eventlog.nats.state import State
 from archibald_rt.events import Emission
 from engines import emission, numbered, stored
 from natsservers import NatsServer, nats_server
-from support import eventually
+from support import PATIENCE, eventually
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +206,12 @@ async def test_what_a_server_told_on_a_connection_that_is_gone_does_not_come_bac
             await connection.subscribe(f"{tmp_path.name}.t.>", cb=late.put)
             await connection.flush()
             await here.peers.tell(transient("here"), 0)
-            told = await late.get()
+            told = await soon(late)
             # As when the other end of a cable that was cut comes to read it.
             await connection.publish(told.subject, told.data, headers=told.headers)
-            await late.get()
+            await soon(late)
             await there.peers.tell(transient("there"), 0)
-            await late.get()
+            await soon(late)
 
             def arrived() -> list[bytes]:
                 while (arrival := here.peers.take()) is not None:
@@ -224,6 +224,11 @@ async def test_what_a_server_told_on_a_connection_that_is_gone_does_not_come_bac
             assert seen == [transient("there").tail]
     finally:
         await connection.close()
+
+
+async def soon(queue: "asyncio.Queue[Msg]") -> Msg:
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        return await queue.get()
 
 
 def transient(payload: str) -> Emission:
