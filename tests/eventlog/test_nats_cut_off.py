@@ -21,6 +21,7 @@ from archibald_rt.eventlog.nats.appending import Appender
 from archibald_rt.eventlog.nats.arrivals import Arrivals
 from archibald_rt.eventlog.nats.follower import Follower
 from archibald_rt.eventlog.nats.jet import Got, Jet
+from archibald_rt.eventlog.nats.marks import Marks
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.eventlog.nats.opening import open_nats
 from archibald_rt.eventlog.nats.reading import Reader
@@ -77,7 +78,8 @@ async def test_a_cursor_is_ahead_only_of_what_can_be_stored(
 ) -> None:
     name = tmp_path.name
     async with cut_off(server, name) as jet:
-        arrived = Arrivals(jet, Names(name), position=5)
+        marks = Marks(jet, "", "", "n1", lapsed=print, renewed=print, watched=print)
+        arrived = Arrivals(jet, Names(name), marks, position=5)
         assert await arrived.has(5)
         assert await arrived.has(7)
         assert not await arrived.has(1000)

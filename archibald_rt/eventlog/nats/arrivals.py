@@ -5,7 +5,6 @@ from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from secrets import token_hex
 
 import nats.errors
 import structlog
@@ -63,8 +62,6 @@ class Arrivals:
         self._names = names
         self._marks = marks
         self._asking = Asking(jet, names, marks, UNHEARD)
-        # Who this is among the servers.
-        self._name = token_hex(8)
         self.position = position
         """The seq of the last durable event that has arrived."""
         self.hooks = UNHEARD
@@ -188,7 +185,7 @@ class Arrivals:
 
     async def tell(self, emission: Emission, after: int) -> None:
         """See `Peers.tell`."""
-        headers = {_AFTER: str(after), _FROM: self._name}
+        headers = {_AFTER: str(after), _FROM: self._marks.id}
         if emission.conflate is not None:
             # A header is no place for any text.
             headers[_CONFLATE] = emission.conflate.encode().hex()
@@ -260,7 +257,7 @@ class Arrivals:
     async def transient(self, message: Msg) -> None:
         """Take an event from another server."""
         headers = message.headers or {}
-        if headers.get(_FROM) == self._name:
+        if headers.get(_FROM) == self._marks.id:
             # It was on its way when the connection was given up, and is none of the one there is.
             return
         conflate = headers.get(_CONFLATE)
