@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from archibald_rt.errors import LogUnavailableError, LogUncertainError
+from archibald_rt.eventlog.nats import follower as followers
 from archibald_rt.eventlog.nats import jet as jets
 from archibald_rt.eventlog.nats import reading
 from archibald_rt.eventlog.nats.appending import Appender
@@ -87,8 +88,9 @@ async def test_a_cursor_is_ahead_only_of_what_can_be_stored(
 
 @pytest.mark.gen_test
 async def test_a_stream_that_seems_to_have_lost_its_end_is_tried_again(
-    server: NatsServer, tmp_path: Path
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(followers, "RETRY", 0.0)
     name = tmp_path.name
     names = Names(name)
 
@@ -99,7 +101,7 @@ async def test_a_stream_that_seems_to_have_lost_its_end_is_tried_again(
         follower = Follower(
             jet,
             name,
-            names.events,
+            names.followed,
             take,
             after=7,
             probe=names.probe,
@@ -175,7 +177,7 @@ async def test_after_one_that_nobody_answered_nothing_is_published_before_somebo
         connection = await client.connect(alone.url)
         try:
             async with open_nats([alone.url], name):
-                appender = Appender(Jet(connection), Names(name))
+                appender = Appender(Jet(connection), Names(name), lambda: 0)
                 with alone.halted(), monkeypatch.context() as soon:
                     soon.setattr(jets, "ANSWER_WITHIN", 0.2)
                     soon.setattr(jets, "ASK_EVERY", 0.1)

@@ -40,6 +40,7 @@ class Followed:
             names.followed,
             self._take,
             after=after,
+            probe=names.probe,
             missed=self._missed,
             doubted=print,
             broken=self.broken.append,
@@ -228,7 +229,14 @@ async def test_a_message_that_can_t_be_taken_for_a_fault_of_ours_is_not_passed_o
     broken: list[BaseException] = []
     async with open_nats([server.url], names.stream) as log, jet_of(server) as jet:
         follower = Follower(
-            jet, names.stream, names.followed, take, after=0, doubted=print, broken=broken.append
+            jet,
+            names.stream,
+            names.followed,
+            take,
+            after=0,
+            probe=names.probe,
+            doubted=print,
+            broken=broken.append,
         )
         await follower.start()
         await stored(log, emission())

@@ -45,7 +45,7 @@ class Follower:
     Without it, only the last message of each subject matters.
     """
 
-    def __init__(  # noqa: PLR0913 - a callback for each thing that may come of it
+    def __init__(
         self,
         jet: Jet,
         stream: str,
