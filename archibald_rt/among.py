@@ -8,6 +8,7 @@ from archibald_rt.errors import LogError
 from archibald_rt.eventlog.peers import Arrival, Peers
 from archibald_rt.events import Emission
 from archibald_rt.hub import Hub
+from archibald_rt.steps import Steps
 
 _PAUSE_AFTER = 0.005
 """After how many seconds of what the others emitted the loop sees to its own."""
@@ -93,3 +94,28 @@ class AmongPeers:
             later = self._hub.since(emission.user or "", arrival.after)
             overtaken = later is None or bool(later)
         return 0 if overtaken else await self._hub.dispatch(emission, arrival.seq)
+
+
+class Turns(Steps):
+    """The steps of a server with peers: what has arrived from them is dispatched like one.
+
+    Who emits here doesn't wait for all that others emit: ``busy`` says that somebody does. At the
+    end, which ``closing`` says, nobody waits for what others emit.
+    """
+
+    def __init__(
+        self, among: AmongPeers, *, busy: Callable[[], bool], closing: Callable[[], bool]
+    ) -> None:
+        super().__init__()
+        self._among = among
+        self._busy = busy
+        self._closing = closing
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or (self._among.waiting and not self._closing())
+
+    async def take(self) -> None:
+        """Run the first step, if there is one, and dispatch what has arrived."""
+        if super().__bool__():
+            await super().take()
+        await self._among.catch_up(lambda: self._busy() or self._closing())

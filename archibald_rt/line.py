@@ -19,15 +19,11 @@ GROUP_LIMIT = 8 * 1024 * 1024
 
 # A frozen dataclass takes a microsecond to make, five times as much.
 class Request(msgspec.Struct, frozen=True, eq=False):
-    """What one emitter asked for at once; ``durable`` are the durable ones of its emissions.
-
-    ``weight`` is how much of a group's bound they take, 0 where that has none.
-    """
+    """What one emitter asked for at once; ``durable`` are the durable ones of its emissions."""
 
     emissions: Sequence[Emission]
     durable: Sequence[Emission]
     size: int
-    weight: int
     answer: asyncio.Future[list[Outcome]]
     accepted: float
     """When it was added, in seconds of a steady clock."""
@@ -45,14 +41,10 @@ class Request(msgspec.Struct, frozen=True, eq=False):
 
 
 class Line:
-    """Requests in the order in which they came.
+    """Requests in the order in which they came. ``max_bytes`` bounds it (0: unbounded)."""
 
-    ``max_bytes`` bounds it, and ``most`` the weight of a group (0: unbounded).
-    """
-
-    def __init__(self, *, max_bytes: int, most: int = 0) -> None:
+    def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._most = most
         self._waiting: deque[Request] = deque()
         self._size = 0
 
@@ -65,42 +57,25 @@ class Line:
         return self._size
 
     def add(self, emissions: Sequence[Emission], request_id: str = "") -> Request:
-        """Put a request at the end.
-
-        Raises `QueueFullError`, and `EmissionError` (413) for one too large for any group.
-        """
+        """Put a request at the end. Raises `QueueFullError`."""
         size = sum(len(emission.tail) + OVERHEAD for emission in emissions)
         # What is larger than the whole line would else never be taken.
         if self._max_bytes and self._size and self._size + size > self._max_bytes:
             raise QueueFullError(f"{self._size} bytes are queued, at most {self._max_bytes} may be")
         durable = [emission for emission in emissions if emission.durable]
-        weight = self._weigh(durable) if self._most else 0
         answer = asyncio.get_running_loop().create_future()
-        request = Request(emissions, durable, size, weight, answer, time.monotonic(), request_id)
+        request = Request(emissions, durable, size, answer, time.monotonic(), request_id)
         self._waiting.append(request)
         self._size += size
         return request
 
-    def _weigh(self, durable: Sequence[Emission]) -> int:
-        """Count emissions, those with a key twice; raises `EmissionError` for too many."""
-        weight = len(durable) + sum(emission.key is not None for emission in durable)
-        if weight > self._most:
-            raise EmissionError(
-                f"{weight} durable emissions, those with a key counted twice: at most"
-                f" {self._most} are taken at once",
-                status=413,
-            )
-        return weight
-
     def next_group(self) -> list[Request]:
         """Take what is to be committed together from the front."""
         group: list[Request] = []
-        size, left = 0, self._most
+        size = 0
         while self._waiting and size < GROUP_LIMIT:
             # What is transient and first in line has no commit to wait for.
             if group and not group[0].durable and self._waiting[0].durable:
-                break
-            if self._most and (left := left - self._waiting[0].weight) < 0:
                 break
             group.append(self._waiting.popleft())
             size += group[-1].size
@@ -115,3 +90,37 @@ class Line:
         for request in self._waiting:
             request.fail(error)
         self._waiting.clear()
+
+
+class WeighedLine(Line):
+    """A line whose groups are no heavier than ``most`` emissions; one with a key weighs two."""
+
+    def __init__(self, *, max_bytes: int, most: int) -> None:
+        super().__init__(max_bytes=max_bytes)
+        self._most = most
+
+    def add(self, emissions: Sequence[Emission], request_id: str = "") -> Request:
+        """See `Line.add`. Raises `EmissionError` (413) for a request too heavy for any group."""
+        weight = _weight([emission for emission in emissions if emission.durable])
+        if weight > self._most:
+            raise EmissionError(
+                f"{weight} durable emissions, those with a key counted twice: at most"
+                f" {self._most} are taken at once",
+                status=413,
+            )
+        return super().add(emissions, request_id)
+
+    def next_group(self) -> list[Request]:
+        """See `Line.next_group`; what is too much goes back to the front."""
+        group = super().next_group()
+        left = self._most
+        for place, request in enumerate(group):
+            left -= _weight(request.durable)
+            if left < 0:
+                self._waiting.extendleft(reversed(group[place:]))
+                return group[:place]
+        return group
+
+
+def _weight(durable: Sequence[Emission]) -> int:
+    return len(durable) + sum(emission.key is not None for emission in durable)

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from archibald_rt.among import AmongPeers
+from archibald_rt.among import AmongPeers, Turns
 from archibald_rt.commits import CommitWatch
 from archibald_rt.emissions import key_conflict
 from archibald_rt.errors import (
@@ -24,7 +24,7 @@ from archibald_rt.eventlog import EventLog, KeyConflict, Stored
 from archibald_rt.eventlog.base import Step
 from archibald_rt.events import Emission, Outcome
 from archibald_rt.hub import Hub
-from archibald_rt.line import Line, Request
+from archibald_rt.line import Line, Request, WeighedLine
 from archibald_rt.measures import Emitted
 from archibald_rt.steps import Steps
 from archibald_rt.tracing import Trace
@@ -60,10 +60,19 @@ class OrderQueue:
         self._log = log
         self._hub = hub
         self._on_broken = on_broken
-        self._line = Line(max_bytes=max_bytes, most=log.most)
-        self._among = None if log.peers is None else AmongPeers(log.peers, hub)
-        self._target: Hub | AmongPeers = self._among or hub
+        self._line = (
+            WeighedLine(max_bytes=max_bytes, most=log.most)
+            if log.most
+            else Line(max_bytes=max_bytes)
+        )
         self._steps = Steps()
+        self._target: Hub | AmongPeers = hub
+        # Chosen here, so that a server without peers does not ask for them at each event.
+        if log.peers is not None:
+            self._target = AmongPeers(log.peers, hub)
+            self._steps = Turns(
+                self._target, busy=self._line.__bool__, closing=lambda: self._closing
+            )
         self._server: asyncio.Task[None] | None = None
         self._watch = CommitWatch(self._wake, every=probe_every)
         self._closing = False
@@ -158,13 +167,8 @@ class OrderQueue:
         if (error := server.exception()) is not None:
             # A fault of our own in the middle of the order: nothing can go on after it.
             self._give_up(error)
-        elif self._line or self._steps or self._watch.due or self._arrived:
+        elif self._line or self._steps or self._watch.due:
             self._wake()
-
-    @property
-    def _arrived(self) -> bool:
-        # At the end nobody waits for what others emit.
-        return self._among is not None and self._among.waiting and not self._closing
 
     def _give_up(self, error: BaseException) -> None:
         """Answer all that is left, take nothing more, and have the process ended."""
@@ -177,8 +181,7 @@ class OrderQueue:
         self._on_broken(error)
 
     async def _serve_all(self) -> None:
-        among = self._among
-        while self._line or self._steps or self._watch.due or (among and self._arrived):
+        while self._line or self._steps or self._watch.due:
             if self._watch.due:
                 await self._probe()
             if self._line:
@@ -191,9 +194,6 @@ class OrderQueue:
             # One at a time, so that no group waits for more than one.
             if self._steps:
                 await self._steps.take()
-            if among is not None:
-                # Who emits here doesn't wait for all that others emit.
-                await among.catch_up(lambda: self._line or self._closing)
 
     async def _serve(self, group: Sequence[Request]) -> None:
         trace = self._trace if self._trace.on else None

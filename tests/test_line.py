@@ -5,7 +5,7 @@ import pytest
 from archibald_rt import line as line_module
 from archibald_rt.errors import EmissionError, LogUnavailableError, QueueFullError
 from archibald_rt.events import Emission
-from archibald_rt.line import OVERHEAD, Line
+from archibald_rt.line import OVERHEAD, Line, WeighedLine
 
 
 def emission(*, durable: bool = True, size: int = 100) -> Emission:
@@ -58,7 +58,7 @@ async def test_a_group_ends_when_it_has_reached_its_bytes(monkeypatch: pytest.Mo
 
 @pytest.mark.gen_test
 async def test_a_group_is_no_heavier_than_may_be_and_a_request_that_is_gets_413() -> None:
-    line = Line(max_bytes=0, most=4)
+    line = WeighedLine(max_bytes=0, most=4)
     two = [emission(), emission(durable=False), emission()]
     keyed = Emission("u", b"x", "2026-01-01T00:00:00Z", 0, durable=True, key="k")
     requests = [line.add(two), line.add([keyed]), line.add([emission()]), line.add([keyed] * 2)]
