@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from email.parser import HeaderParser
 from pathlib import Path
 from signal import Signals
 
 import pytest
+from packaging.requirements import Requirement
 
 from processes import PATIENCE, ServerProcess, environment
 
@@ -90,6 +92,24 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("archibald_rt/")}
     assert packed == files
+
+
+def test_the_wheel_needs_nothing_of_nats_unless_it_is_asked_for(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
+        metadata = HeaderParser().parsestr(archive.read(name).decode())
+    needed = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+
+    def of(extra: str) -> set[str]:
+        return {
+            each.name
+            for each in needed
+            if each.marker is None or each.marker.evaluate({"extra": extra})
+        }
+
+    assert "tornado" in of("")
+    assert not [name for name in of("") if "nats" in name]
+    assert of("nats") - of("") == {"nats-py"}
 
 
 def test_a_server_runs_from_the_wheel_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -627,15 +625,3 @@ async def test_a_stream_that_was_made_anew_ends_the_servers(tmp_path: Path) -> N
 def _faults(servers: Sequence[Harness]) -> list[BaseException | None]:
     running = [each.server for each in servers]
     return [each.shutdown.fault for each in running if isinstance(each, Server)]
-
-
-def test_a_server_with_sqlite_imports_nothing_of_nats() -> None:
-    script = (
-        "import sys; import archibald_rt.cli; import archibald_rt.service;"
-        " print([name for name in sys.modules if name.partition('.')[0] == 'nats'"
-        " or name.startswith('archibald_rt.eventlog.nats')])"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert ended.stdout == "[]\n"
