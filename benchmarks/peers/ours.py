@@ -2,9 +2,9 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,6 +33,8 @@ class Ours:
     label: str
     python: str
     kind: str = "ours"
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What else it is given, as the environment names it: `LOG_ENGINE`."""
 
     def missing(self) -> str | None:
         """Return why it can't run; None if it can."""
@@ -51,6 +53,7 @@ class Ours:
             "INTERNAL_EMIT_TOKENS": start.secrets.emit,
             "AUTH_JWT_SECRET": start.secrets.jwt,
             "LOG_PATH": str(start.log or start.folder / "events.db"),
+            **self.settings,
         }
         # The folder may be an earlier start's: what that one said is not this one's.
         (start.folder / "stderr.txt").unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from benchmarks.load.dialects import DIALECTS, Emission
+from benchmarks.load.dialects import DIALECTS, DURABLE, TRANSIENT, Emission
 from benchmarks.load.http import Connection, emitters
 from benchmarks.peers.base import Endpoint
 from benchmarks.works.base import Figures, settled, spending
@@ -15,12 +15,21 @@ class Emit:
     is measured.
     """
 
-    def __init__(self, at: Endpoint, *, requests: int, emitters: int = 32, batch: int = 1) -> None:
+    def __init__(
+        self,
+        at: Endpoint,
+        *,
+        requests: int,
+        emitters: int = 32,
+        batch: int = 1,
+        durable: bool = True,
+    ) -> None:
         self._at = at
         self._requests, self._emitters, self._batch = requests, emitters, batch
         make = DIALECTS[at.dialect].requests
+        kind = DURABLE if durable else TRANSIENT
         self._made = [
-            make(at, [Emission(f"user-{(number + each) % 1000}") for each in range(batch)])
+            make(at, [Emission(f"user-{(number + each) % 1000}", kind) for each in range(batch)])
             for number in range(100)
         ]
 
