@@ -11,7 +11,7 @@ from benchmarks.works.base import Figures, settled, spending
 class Emit:
     """`emitters` keep-alive connections, each with its next request when it is answered.
 
-    `batch` events a request, for users without a device, so that nothing but taking them in
+    `batch` events a request, for `users` without a device, so that nothing but taking them in
     is measured.
     """
 
@@ -23,14 +23,22 @@ class Emit:
         emitters: int = 32,
         batch: int = 1,
         durable: bool = True,
+        users: int = 1000,
+        named: str = "user",
     ) -> None:
         self._at = at
         self._requests, self._emitters, self._batch = requests, emitters, batch
         make = DIALECTS[at.dialect].requests
         kind = DURABLE if durable else TRANSIENT
         self._made = [
-            make(at, [Emission(f"user-{(number + each) % 1000}", kind) for each in range(batch)])
-            for number in range(100)
+            make(
+                at,
+                [
+                    Emission(f"{named}-{(number * batch + each) % users}", kind)
+                    for each in range(batch)
+                ],
+            )
+            for number in range(max(100, users // batch))
         ]
 
     async def prepare(self) -> None:
