@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from archibald_rt.among import AmongPeers
+from archibald_rt.among import AmongPeers, Turns
 from archibald_rt.eventlog import Retention
 from archibald_rt.eventlog.nats.opening import open_nats
 from archibald_rt.events import Emission
@@ -96,6 +96,48 @@ async def test_a_transient_event_keeps_its_place_behind_one_that_was_deleted_bef
         await among.dispatch(Emission("u", emission().tail, "", 0, durable=False), None)
         assert hub.transient == ["u"]
         assert hub.dispatched < 2
+
+
+@pytest.mark.gen_test
+async def test_whoever_emits_here_waits_for_no_more_than_one_event_of_others(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with open_nats([server.url], tmp_path.name) as log:
+        hub, busy, closing = Hub(0, recent=1000), [True], [False]
+        among = AmongPeers(log.peers, hub)
+        turns = Turns(among, busy=lambda: busy[0], closing=lambda: closing[0])
+        assert not turns
+        await log.append([numbered(["u"] * 5)])
+        await eventually(lambda: log.head == 5)
+        assert turns
+        await turns.take()
+        await turns.take()
+        assert hub.dispatched == 2
+        busy[0] = False
+        await turns.take()
+        assert hub.dispatched == 5
+        assert not turns
+
+
+@pytest.mark.gen_test
+async def test_at_the_end_only_steps_have_their_turn(server: NatsServer, tmp_path: Path) -> None:
+    async with open_nats([server.url], tmp_path.name) as log:
+        hub = Hub(0, recent=1000)
+        turns = Turns(AmongPeers(log.peers, hub), busy=lambda: False, closing=lambda: True)
+        await log.append([numbered(["u"] * 5)])
+        await eventually(lambda: log.head == 5)
+        assert not turns
+
+        async def step() -> int:
+            return 7
+
+        done = turns.add(step)
+        assert turns
+        await turns.take()
+        assert await done == 7
+        assert not turns
+        # One is dispatched before it is looked whether it goes on.
+        assert hub.dispatched == 1
 
 
 class CountingHub(Hub):
