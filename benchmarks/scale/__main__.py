@@ -94,7 +94,7 @@ def of_costs(rounds: int, *, quick: bool, output: Path) -> None:
     effort = (
         units.Effort(rounds, requests=500, devices=100, users=1000, seconds=1.0)
         if quick
-        else units.Effort(rounds, requests=5000, devices=2000, users=100_000, seconds=10.0)
+        else units.Effort(rounds, requests=5000, devices=4000, users=100_000, seconds=10.0)
     )
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=output.parent) as made,

@@ -31,6 +31,9 @@ class NodeCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     replay_old: float
     """An event that a device has missed, from the stream."""
 
+    idle: float
+    """A server without devices, a second."""
+
     idle_device: float
     """A connected device, a second."""
 
@@ -62,10 +65,10 @@ class EngineCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What a transient event is on one way."""
 
     bytes_routed: float
-    """What a durable event is between the NATS servers, on all ways together."""
+    """What a durable event is on its way to the other replicas."""
 
     bytes_routed_each: float
-    """What each server that follows adds to that."""
+    """What it is between NATS servers besides, for each server that follows."""
 
     base_memory: float
     user_memory: float
@@ -73,6 +76,9 @@ class EngineCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     subscription_memory: float
     """What a subscription of a subject would add, of each NATS server: there are none now."""
+
+    subscription_at_client: float
+    """And to a server process."""
 
     disk: float
     """Of each replica, a durable event."""

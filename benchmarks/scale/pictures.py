@@ -81,7 +81,8 @@ def _servers(costs: Costs, path: Path) -> Path:
             axes.plot(
                 users, [each.servers for each in plans], color=colour, label=f"{profile.name}"
             )
-            axes.plot(users[-1:], [plans[-1].servers], marker="x", color=colour)
+            if users[-1] < STEPS[-1]:
+                axes.plot(users[-1:], [plans[-1].servers], marker="x", color=colour)
             users, plans = _plans(costs, profile, partitions=64)
             axes.plot(users, [each.servers for each in plans], color=colour, linestyle="--")
         axes.set_xscale("log")

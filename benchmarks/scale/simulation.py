@@ -128,19 +128,20 @@ def most_users(
     *,
     partitions: int = 1,
 ) -> int:
-    """Return up to how many connected users there is a plan, to three digits."""
+    """Return up to how many connected users there is a plan, rounded down to three digits."""
     low, high = 0, 1
     while plan(high, profile, costs, limits, partitions=partitions) is not None:
         low, high = high, 2 * high
         if high > 10**12:
             return high
-    while high - low > max(1, low // 1000):
+    while high - low > max(1, low // 10_000):
         middle = (low + high) // 2
         if plan(middle, profile, costs, limits, partitions=partitions) is None:
             high = middle
         else:
             low = middle
-    return low
+    digits = int(10 ** max(0, len(str(low)) - 3))
+    return low // digits * digits
 
 
 def _groups(partitions: int) -> Sequence[int]:
@@ -155,18 +156,19 @@ def _grouped(
     durable, transient = users * profile.durable, users * profile.transient
     devices = users * profile.devices
     foreign = (durable * node.see_durable + transient * node.see_transient) / groups
-    if foreign >= limits.core:
+    room = limits.core - node.idle - foreign
+    if room <= 0:
         return None
     # What there is to do once, whichever server does it, less that this one has seen it then.
     once = _own(profile, node) * users - foreign * groups
     each_group = max(
-        math.ceil(max(0.0, once) / groups / (limits.core - foreign)),
+        math.ceil(max(0.0, once) / groups / room),
         math.ceil(devices / groups / limits.devices),
-        1,
+        # So that none of them is missed.
+        2,
     )
-    # Whoever is not to be missed is there twice.
-    servers = max(2, each_group * groups)
-    followers = servers / groups
+    servers = each_group * groups
+    followers = float(each_group)
     streams = max(1, math.ceil(durable / (engine.most * limits.stream)))
     sent = _sent(engine, durable, transient, followers)
     cores = durable * (engine.store + engine.send_durable * followers) + transient * (
@@ -177,7 +179,7 @@ def _grouped(
         users=users,
         groups=groups,
         servers=servers,
-        core=foreign + max(0.0, once) / servers,
+        core=node.idle + foreign + max(0.0, once) / servers,
         foreign=foreign * (1 - groups / servers),
         memory=node.base_memory + devices / servers * node.device_memory,
         traffic=(durable * engine.bytes_out + transient * engine.transient_bytes) / groups,

@@ -20,6 +20,7 @@ _NODE = {
     "connect": "a connect, token checked, nothing missed",
     "replay_recent": "a missed event that the server has at hand",
     "replay_old": "a missed event read from the stream, ten a device",
+    "idle": "an idle server, a second",
     "idle_device": "an idle device, a second",
 }
 _ENGINE = {
@@ -30,11 +31,12 @@ _ENGINE = {
     "bytes_in": ("a durable event on its way in", "B"),
     "bytes_out": ("a durable event on its way to each server", "B"),
     "transient_bytes": ("a transient event, each way", "B"),
-    "bytes_routed": ("a durable event between the NATS servers", "B"),
-    "bytes_routed_each": ("and for each server that follows", "B"),
+    "bytes_routed": ("a durable event on its way to the other replicas", "B"),
+    "bytes_routed_each": ("and between NATS servers besides, for each server that follows", "B"),
     "disk": ("disk of a durable event", "B"),
     "user_memory": ("memory of a user who has events", "B"),
     "subscription_memory": ("memory of a subscription of a user, if there were one", "B"),
+    "subscription_at_client": ("and at the server process that has it", "B"),
     "most": ("durable events a second at most, in batches", ""),
 }
 
@@ -108,10 +110,11 @@ def plans_table(costs: Costs) -> str:
         for users in USERS:
             whole = plan(users, profile, costs)
             parted = plan(users, profile, costs, partitions=64)
-            rows.append((profile.name, f"{users:,}", *_cells(whole, parted)))
+            events = f"{number(users * profile.durable)} + {number(users * profile.transient)}"
+            rows.append((profile.name, f"{users:,}", events, *_cells(whole, parted)))
     head = (
-        *("profile", "users", "events/s", "servers", "of a core for others' events"),
-        *("servers in groups", "memory of one, MiB", "NATS to one, MB/s"),
+        *("profile", "users", "durable + transient events/s", "servers", "servers in groups"),
+        *("of a core for others' events", "memory of one, MiB", "NATS to one, MB/s"),
         *("streams", "NATS cores", "disk of a replica, GB"),
     )
     return _table(head, rows)
@@ -120,15 +123,14 @@ def plans_table(costs: Costs) -> str:
 def _cells(whole: Plan | None, parted: Plan | None) -> Iterable[str]:
     known = whole or parted
     if known is None:
-        return ["–"] * 9
+        return ["not possible"] * 2 + ["–"] * 6
     groups = "–" if parted is None else f"{parted.servers:,} in {parted.groups}"
     if whole is not None and (parted is None or whole.servers <= parted.servers):
         groups = "no need"
     return (
-        f"{number(known.durable)} + {number(known.transient)}",
         "not possible" if whole is None else f"{whole.servers:,}",
-        "–" if whole is None else f"{whole.foreign:.1%}",
         groups,
+        f"{known.foreign * 100:.1f} %",
         number(known.memory / 2**20),
         number(known.traffic / 1e6),
         f"{known.streams}",

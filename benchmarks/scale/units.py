@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from benchmarks.processes import cpu_time, memory
 from benchmarks.scale.brokers import Cluster, brokers
 from benchmarks.scale.costs import Costs, EngineCosts, NodeCosts, line, medians
 from benchmarks.scale.users import node
-from benchmarks.works.base import Figures, settled
+from benchmarks.works.base import Figures, settled, spending
 
 NODES = (2, 4)
 """With how many servers an event is followed: the difference is what one more costs."""
@@ -124,11 +125,11 @@ def measure(effort: Effort, folder: Path, say: Callable[[str], None]) -> Costs:
                     "batches": on.emit(batch=BATCH),
                 }
                 if nodes == NODES[0]:
-                    kept = _keeping(on) | asyncio.run(
-                        _subscribing(on.cluster, min(effort.users, MOST_SUBSCRIPTIONS))
-                    )
+                    kept = _keeping(on)
                     if replicas == 1:
                         own = _serving(on, by_nodes[nodes], say)
+        say(f"{replicas} NATS, subscriptions")
+        kept |= _subscribing(folder / f"subscriptions-{replicas}", replicas, effort)
         raw[f"{replicas} NATS"] = {str(key): value for key, value in by_nodes.items()} | {
             "kept": kept
         }
@@ -162,9 +163,14 @@ def _keeping(on: Stage) -> Figures:
     }
 
 
-async def _subscribing(cluster: Cluster, count: int) -> Figures:
+def _subscribing(folder: Path, replicas: int, effort: Effort) -> Figures:
     """Return what subscriptions of a subject each cost a NATS server, and the client."""
+    # On servers of their own, whose memory has no room left by what was there before.
+    with brokers(folder, replicas) as cluster:
+        return asyncio.run(_subscribe(cluster, min(effort.users, MOST_SUBSCRIPTIONS)))
 
+
+async def _subscribe(cluster: Cluster, count: int) -> Figures:
     async def take(_message: Msg) -> None:
         """Nothing is sent."""
 
@@ -197,9 +203,13 @@ def _serving(
     effort, last = on.effort, len(on.nodes) - 1
     found = {"base memory": float(memory(on.nodes[last].pid).pss)}
     say("idle devices")
+    with spending(on.nodes[last].pid) as spent:
+        time.sleep(effort.seconds)
+    found["idle"] = spent.cpu / spent.wall
     idle = on.work("memory", at=last, rounds=1, devices=effort.devices, seconds=effort.seconds)
     found["device memory"] = idle["PSS KiB/connection"] * 1024
-    found["idle device"] = idle["idle CPU ms/s"] / 1e3 / effort.devices
+    more = idle["idle CPU ms/s"] / 1e3 - found["idle"]
+    found["idle device"] = max(0.0, more) / effort.devices
     say("connects")
     connects = on.work("connect", at=last, devices=effort.devices)
     found["connect"] = connects["CPU µs/connect"] / 1e6
@@ -241,21 +251,25 @@ def _engine(
     # What a server has told the others does not come back to it.
     accept, pass_on = line({n - 1: each["transient"]["engine"] for n, each in by_nodes.items()})
     _, out = line({n: each["durable"]["out"] for n, each in by_nodes.items()})
-    routed, routed_each = line({n: each["durable"]["routed"] for n, each in by_nodes.items()})
+    # To the other replicas; beyond that what is passed on to servers that are connected elsewhere.
+    bytes_in = fewest["durable"]["in"]
+    routed = (replicas - 1) * bytes_in
+    passed_on = [max(0.0, each["durable"]["routed"] - routed) / n for n, each in by_nodes.items()]
     return EngineCosts(
         replicas=replicas,
         store=max(0.0, fewest["durable"]["engine"] - nodes * send),
         send_durable=send,
         accept=accept,
         send_transient=pass_on,
-        bytes_in=fewest["durable"]["in"],
+        bytes_in=bytes_in,
         bytes_out=out,
         transient_bytes=fewest["transient"]["in"],
         bytes_routed=routed,
-        bytes_routed_each=routed_each,
+        bytes_routed_each=statistics.fmean(passed_on),
         base_memory=kept["base"],
         user_memory=max(0.0, kept["user"]),
         subscription_memory=max(0.0, kept["subscription"]),
+        subscription_at_client=max(0.0, kept["subscription at the client"]),
         disk=kept["disk"],
         most=max(each["batches"]["events/s"] for each in by_nodes.values()),
     )
@@ -273,6 +287,7 @@ def _node(own: Mapping[str, float], raw: Mapping[str, Any]) -> NodeCosts:
         connect=own["connect"],
         replay_recent=own["replay recent"],
         replay_old=own["replay old"],
+        idle=own["idle"],
         idle_device=own["idle device"],
         base_memory=own["base memory"],
         device_memory=own["device memory"],
