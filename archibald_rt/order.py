@@ -60,18 +60,16 @@ class OrderQueue:
         self._log = log
         self._hub = hub
         self._on_broken = on_broken
-        self._line = (
-            WeighedLine(max_bytes=max_bytes, most=log.most)
-            if log.most
-            else Line(max_bytes=max_bytes)
-        )
-        self._steps = Steps()
-        self._target: Hub | AmongPeers = hub
+        self._among = None if log.peers is None else AmongPeers(log.peers, hub)
         # Chosen here, so that a server without peers does not ask for them at each event.
-        if log.peers is not None:
-            self._target = AmongPeers(log.peers, hub)
+        self._target: Hub | AmongPeers = self._among or hub
+        self._line = Line(max_bytes=max_bytes)
+        if log.most:
+            self._line = WeighedLine(max_bytes=max_bytes, most=log.most)
+        self._steps = Steps()
+        if self._among is not None:
             self._steps = Turns(
-                self._target, busy=self._line.__bool__, closing=lambda: self._closing
+                self._among, busy=self._line.__bool__, closing=lambda: self._closing
             )
         self._server: asyncio.Task[None] | None = None
         self._watch = CommitWatch(self._wake, every=probe_every)
