@@ -412,3 +412,40 @@ async def test_a_closed_line_takes_no_deletion(tmp_path: Path, line: Opening) ->
 
         with pytest.raises(DrainingError):
             await made.order.between(step)
+
+
+class Noting:
+    """A log that takes down what it is asked for."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        self.asked.append(name)
+        return getattr(self._log, name)
+
+
+@pytest.mark.gen_test
+async def test_a_log_of_one_server_is_asked_for_peers_at_the_start_and_at_no_event(
+    tmp_path: Path,
+) -> None:
+    async with open_sqlite(tmp_path / "events.db") as log:
+        noting = Noting(log)
+        order = OrderQueue(
+            noting,  # type: ignore[arg-type]  # it passes everything on
+            Hub(log.head, recent=1000),
+            max_bytes=0,
+            on_broken=lambda _error: None,
+        )
+        assert "peers" in noting.asked
+        noting.asked.clear()
+        await order.submit([emission(1), emission(2, durable=False)])
+
+        async def step() -> int:
+            return 0
+
+        await order.between(step)
+        await order.close()
+    assert "append" in noting.asked
+    assert not {"peers", "most"} & set(noting.asked)
