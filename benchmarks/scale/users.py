@@ -73,12 +73,11 @@ def _loads(
             (broker,) = cluster.brokers
             port = int(broker.url.rpartition(":")[2])
             at = Endpoint("nats", port, 0, broker.pid, "", "", folder)
-            if given["steps"] and contender == "one consumer":
-                # The same one all along, here and not there.
-                given |= {"whole": True, "steps": [PLACES * (place == 0)] * len(effort.steps)}
-            else:
-                given["whole"] = False
-            yield stack.enter_context(loading("plain", at, given))
+            whole = contender == "one consumer"
+            if whole:
+                # The same one all along, at the first place.
+                given["steps"] = [PLACES if place == 0 else 0] * len(effort.steps)
+            yield stack.enter_context(loading("plain", at, {**given, "whole": whole}))
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Crowd:
 
     async def _emit(self) -> Figures:
         here = set(self._mine[: self._connected])
-        owed = self._traffic.owed(here.__contains__)
+        owed = self._traffic.owed(here.__contains__) * (1 + self._traffic.transient)
         requests = DIALECTS[self._at.dialect].requests
         async with emitters(self._at, CALLERS) as callers:
             turn = itertools.cycle(callers)
@@ -76,7 +76,7 @@ class Crowd:
         return {
             "CPU s": spent.cpu,
             "seconds": spent.wall,
-            "emitted": float(len(took)),
+            "emitted": float(self._traffic.events),
             "delivered": float(owed),
             "p50 ms": cuts[49] * 1e3,
             "p99 ms": cuts[98] * 1e3,

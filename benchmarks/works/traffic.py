@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ _STRIDE = 7919
 class Traffic:
     """`rate` durable events a second of all places together, for so many `users`, for `seconds`.
 
-    Each is followed by `transient` transient ones of the same user.
+    Each is followed by `transient` transient ones of the same user, who is called by a number.
     """
 
     users: int
@@ -28,34 +27,41 @@ class Traffic:
     @property
     def count(self) -> int:
         """How many durable events each place emits in a round."""
-        return max(1, int(self.rate / self.places * self.seconds))
+        return max(2, int(self.rate / self.places * self.seconds))
 
-    def emissions(self, place: int) -> Iterator[tuple[int, Emission]]:
-        """Go over what a place emits: the number of the user, who is named by it, and what."""
+    @property
+    def events(self) -> int:
+        """How many events of both kinds that are."""
+        return self.count * (1 + self.transient)
+
+    def of(self, place: int) -> Iterator[int]:
+        """Go over the users for whom a place emits, by number."""
         for number in range(self.count):
-            user = (number * self.places + place) * _STRIDE % self.users
-            for kind in (DURABLE, *[TRANSIENT] * self.transient):
-                yield user, Emission(f"user-{user}", kind)
+            yield (number * self.places + place) * _STRIDE % self.users
 
     def owed(self, to: Callable[[int], bool]) -> int:
-        """Return how many events the users come to who are asked for by number."""
-        count = Counter(user for place in range(self.places) for user, _ in self.emissions(place))
-        return sum(times for user, times in count.items() if to(user))
+        """Return how many durable events the users come to who are asked for by number."""
+        return sum(to(user) for place in range(self.places) for user in self.of(place))
 
     async def pace(self, place: int, emit: Callable[[Emission], Awaitable[object]]) -> list[float]:
-        """Emit what a place does, each when it is due; returns how long each took, in seconds."""
-        events = [emission for _, emission in self.emissions(place)]
-        every = self.count * self.places / self.rate / len(events)
+        """Emit what a place does, each durable event when it is due.
+
+        Returns how many seconds behind that each was answered.
+        """
+        every = self.places / self.rate
         took: list[float] = []
 
-        async def one(emission: Emission, due: float) -> None:
-            await emit(emission)
+        async def one(user: str, due: float) -> None:
+            await emit(Emission(user, DURABLE))
             took.append(time.perf_counter() - due)
+            # Before it is answered they might overtake it, and be dropped at another server.
+            for _ in range(self.transient):
+                await emit(Emission(user, TRANSIENT))
 
         async with asyncio.TaskGroup() as group:
             began = time.perf_counter()
-            for number, emission in enumerate(events):
+            for number, user in enumerate(self.of(place)):
                 due = began + number * every
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(one(emission, due))
+                group.create_task(one(f"user-{user}", due))
         return took
