@@ -115,7 +115,7 @@ def plans_table(costs: Costs) -> str:
     head = (
         *("profile", "users", "durable + transient events/s", "servers", "servers in groups"),
         *("of a core for others' events", "memory of one, MiB", "NATS to one, MB/s"),
-        *("streams", "NATS cores", "disk of a replica, GB"),
+        *("streams", "NATS cores", "memory of a replica, GB", "disk of a replica, GB"),
     )
     return _table(head, rows)
 
@@ -123,7 +123,7 @@ def plans_table(costs: Costs) -> str:
 def _cells(whole: Plan | None, parted: Plan | None) -> Iterable[str]:
     known = whole or parted
     if known is None:
-        return ["not possible"] * 2 + ["–"] * 6
+        return ["not possible"] * 2 + ["–"] * 7
     groups = "–" if parted is None else f"{parted.servers:,} in {parted.groups}"
     if whole is not None and (parted is None or whole.servers <= parted.servers):
         groups = "no need"
@@ -135,6 +135,7 @@ def _cells(whole: Plan | None, parted: Plan | None) -> Iterable[str]:
         number(known.traffic / 1e6),
         f"{known.streams}",
         number(known.engine_cores),
+        number(known.engine_memory / 1e9),
         number(known.disk / 1e9),
     )
 
