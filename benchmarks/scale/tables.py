@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from benchmarks.report import number
 from benchmarks.scale.costs import Costs
 from benchmarks.scale.simulation import PROFILES, Plan, most_users, plan
@@ -141,17 +143,23 @@ def _cells(whole: Plan | None, parted: Plan | None) -> Iterable[str]:
 
 
 def wall_table(costs: Costs) -> str:
-    """Say up to how many users every server can see everything."""
+    """Say up to how many users every server can see everything, or all that is durable."""
+    node = msgspec.structs.replace(costs.node, see_transient=0.0)
+    sent_where_needed = msgspec.structs.replace(costs, node=node)
     rows = [
         (
             each.name,
             f"{number(each.durable * 3600)} + {number(each.transient * 3600)}",
             f"{number(each.devices)}",
             f"{most_users(each, costs):,}",
+            f"{most_users(each, sent_where_needed):,}",
         )
         for each in PROFILES
     ]
-    head = ("profile", "durable + transient events of a user an hour", "devices", "users at most")
+    head = (
+        *("profile", "durable + transient events of a user an hour", "devices", "users at most"),
+        "if transient ones went only where their user is",
+    )
     return _table(head, rows)
 
 
