@@ -100,7 +100,8 @@ def _foreign(costs: Costs, path: Path) -> Path:
         wall = Limits().core * 100
         axes.axhline(wall, color="#888888", linestyle=":", label="all that a server may use")
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        # With room for the legend.
+        axes.set_ylim(0, wall * 1.5)
     return path
 
 
