@@ -195,14 +195,13 @@ class OrderQueue:
 
     async def _serve(self, group: Sequence[Request]) -> None:
         trace = self._trace if self._trace.on else None
-        durable = [each for each in group if each.durable]
-        results, fault = await self._commit(durable, trace)
+        durable = [each.durable for each in group if each.durable]
+        results, faults = await self._commit(durable, trace)
         committed = self._paused = time.monotonic()
         measured, before = self.measured, self.durable
-        keys = iter(fault.keys if isinstance(fault, LogUncertainError) else ())
         for request in group:
-            if fault is not None and request.durable:
-                request.fail(_told(fault, request.emissions, next(keys, ())))
+            if faults is not None and request.durable:
+                request.fail(next(faults))
             else:
                 stored = next(results) if request.durable else []
                 if isinstance(stored, KeyConflict):
@@ -220,20 +219,25 @@ class OrderQueue:
             measured.commit_size.observe(stored_now)
 
     async def _commit(
-        self, requests: Sequence[Request], trace: Trace | None = None
-    ) -> tuple[Iterator[list[Stored] | KeyConflict], LogError | None]:
-        if not requests:
+        self, groups: Sequence[Sequence[Emission]], trace: Trace | None = None
+    ) -> tuple[Iterator[list[Stored] | KeyConflict], Iterator[LogError] | None]:
+        """Commit what is durable of the requests being served.
+
+        Returns what became of each of these requests, or else what each of them is told.
+        """
+        if not groups:
             return iter(()), None
         began = time.monotonic()
         try:
-            results = await self._log.append([each.durable for each in requests])
+            results = await self._log.append(groups)
         except LogError as error:
+            requests = [each for each in self._group if each.durable]
             self._failed(error, [each.request_id for each in requests])
-            return iter(()), error
+            return iter(()), _told(error, requests)
         took = time.monotonic() - began
         self.measured.commit_time.observe(took)
         if trace is not None:
-            trace.group(len(requests), took)
+            trace.group(len(groups), took)
         if any(not each.duplicate for result in results for each in _stored(result)):
             # Nothing but duplicates stores nothing, and so shows nothing.
             self._watch.worked()
@@ -300,13 +304,16 @@ class OrderQueue:
             self._watch.worked()
 
 
-def _told(fault: LogError, emissions: Sequence[Emission], keys: Sequence[str | None]) -> LogError:
-    """Return a fault of a commit as the emitter of some of it is told."""
-    if not isinstance(fault, LogUncertainError) or not keys:
-        return type(fault)(str(fault))
-    durable = iter(keys)
-    each = [next(durable) if emission.durable else None for emission in emissions]
-    return LogUncertainError(str(fault), keys=[each])
+def _told(fault: LogError, requests: Sequence[Request]) -> Iterator[LogError]:
+    """Go over a fault of a commit as the emitter of each of these requests is told."""
+    keys = iter(fault.keys if isinstance(fault, LogUncertainError) else ())
+    for request in requests:
+        if own := next(keys, ()):
+            durable = iter(own)
+            each = [next(durable) if emission.durable else None for emission in request.emissions]
+            yield LogUncertainError(str(fault), keys=[each])
+        else:
+            yield type(fault)(str(fault))
 
 
 def _stored(result: list[Stored] | KeyConflict) -> Sequence[Stored]:
