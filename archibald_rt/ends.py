@@ -44,6 +44,9 @@ class Feed(Protocol):
     def dispatched(self) -> int:
         """The seq of the last durable event handed to live devices."""
 
+    async def reaches(self, seq: int) -> None:
+        """Wait until all up to a seq was dispatched."""
+
     def since(self, user: str, seq: int) -> Sequence[Event] | None:
         """Return the dispatched events of a stream above `seq`; None if not all are at hand."""
 

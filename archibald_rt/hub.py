@@ -36,6 +36,7 @@ class Hub:
         self._users: dict[str, dict[Session, None]] = {}
         self._count = 0
         self._dispatched = head
+        self._moved = asyncio.Event()
         self._limit = recent
         self._recent = Recent(head if lasts is None else lasts.since, limit=recent)
         if lasts is not None:
@@ -133,11 +134,23 @@ class Hub:
         """Keep nothing at hand of what was dispatched: some of it is not to be seen any more."""
         self._recent.clear()
 
+    async def reaches(self, seq: int) -> None:
+        """Wait until all up to a seq was dispatched."""
+        while self._dispatched < seq:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def advance(self, seq: int) -> None:
+        """Take all up to a seq as dispatched: there was nothing for anybody."""
+        if seq > self._dispatched:
+            self._dispatched = seq
+            self._moved.set()
+
     def skip(self, seq: int) -> None:
         """Take all up to a seq as dispatched that was not: who is live has to read it."""
         if seq <= self._dispatched:
             return
-        self._dispatched = seq
+        self.advance(seq)
         self._recent = Recent(seq, limit=self._limit)
         for session in self.sessions():
             session.fall_behind()
@@ -154,7 +167,7 @@ class Hub:
             event = Event(seq, emission.tail)
             # Before the first slice: who registers or turns live in between begins after
             # this event or takes it from the log.
-            self._dispatched = seq
+            self.advance(seq)
             self._recent.add(emission.user, event)
         if emission.user is None:
             sessions: Sequence[Session] = [s for s in self.sessions() if s.live or event is None]

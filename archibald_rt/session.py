@@ -226,12 +226,15 @@ class Session(Writer):
     async def _catch_up(self) -> None:
         while not self._live:
             async with self.outbox.room(self._page_bytes) as granted:
-                await self._read_on(granted)
+                due = await self._read_on(granted)
+            # It had room only for as long as it read: others may have it while this one waits.
+            await self._feed.reaches(due)
 
-    async def _read_on(self, granted: int) -> None:
+    async def _read_on(self, granted: int) -> int:
         """Write a page of so many bytes, and turn live if that was all there is.
 
-        What was read is kept nowhere else once this has returned.
+        What was read is kept nowhere else once this has returned. Returns the seq that has to be
+        dispatched before it is worth while to read on.
         """
         filtered = self._later_than is not None
         through = self._filter_through if filtered else self._feed.dispatched
@@ -248,7 +251,7 @@ class Session(Writer):
         if not filtered and through < page.lost <= self._log.head:
             # Deleted above what was asked for: the device may still get it from the feed, so
             # whether it is a loss shows when this has been read again, further.
-            return
+            return page.lost
         # From here on nothing is awaited: what was dispatched by now either lies in the
         # page, or is at hand in the feed, or is handed over once the session is live.
         self._read = page.through
@@ -259,6 +262,7 @@ class Session(Writer):
             self._later_than = None
         elif page.complete:
             self._join(page.through, max(0, granted - _written(page.events)))
+        return 0
 
     def _write(self, events: Sequence[Event]) -> None:
         super()._write(events)

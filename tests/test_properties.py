@@ -29,6 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from archibald_rt.eventlog import Page
 from keeping import InFile, InStream, Keeping
 from model import Place, World
 from natsservers import NatsServer, patient
@@ -406,6 +407,30 @@ def test_an_event_told_as_lost_is_not_handed_over_by_a_dispatch_under_way(
         assert last.session.live
         assert not steps.devices[-2].indexes, "the dispatch was over too soon"
     assert [seen.message["type"] for seen in last.seen] == ["rt.welcome", "rt.gap", "rt.live"]
+
+
+def test_what_is_deleted_before_it_is_dispatched_is_not_read_again_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path, monkeypatch, "after append") as steps:
+        read, pages = steps.log.page, list[Page]()
+
+        async def counted(*args: Any, **options: Any) -> Page:
+            pages.append(await read(*args, **options))
+            return pages[-1]
+
+        monkeypatch.setattr(steps.log, "page", counted)
+        steps.emit([EVENT])
+        steps.turns(5, patient=True)
+        steps.prune("ann", 1)
+        steps.turns(5, patient=True)
+        steps.connect("ann", **RESUMING)
+        steps.turns(50, patient=True)
+        assert [page.lost for page in pages] == [1]
+        assert steps.hub.dispatched == 0
+    assert len(pages) == 2
+    told = [seen.message["type"] for seen in steps.devices[0].seen]
+    assert told == ["rt.welcome", "rt.gap", "rt.live"]
 
 
 def test_who_was_away_for_a_moment_is_live_without_a_page(
