@@ -83,7 +83,10 @@ class AmongPeers:
         """Dispatch what has arrived, unless something that goes behind it went before it."""
         emission, dispatched = arrival.emission, self._hub.dispatched
         if emission is None:
-            self._hub.skip(arrival.after)
+            if arrival.seq is None:
+                self._hub.advance(arrival.after)
+            else:
+                self._hub.skip(arrival.after)
             return 0
         if arrival.seq is not None:
             overtaken = arrival.seq <= dispatched

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 
 from archibald_rt.eventlog.nats import arrivals, follower, marks
 from archibald_rt.eventlog.nats.engine import NatsLog
-from archibald_rt.eventlog.nats.jet import Got
+from archibald_rt.eventlog.nats.jet import Got, Jet, Message
 from archibald_rt.eventlog.nats.names import Names
 from archibald_rt.server import Server
 from natslogs import held_back, jet_of
@@ -466,6 +466,48 @@ async def slowed(log: NatsLog) -> AsyncIterator[None]:
         yield
     finally:
         go_on.set()
+
+
+async def _a_probe(jet: Jet, names: Names) -> None:
+    await jet.store([Message(names.probe, b"")])
+
+
+async def _a_deleted_event(jet: Jet, names: Names) -> None:
+    async with held_back(jet, names.stream):
+        seq = await jet.store([Message(names.durable("u"), b"x")])
+        await jet.ask(f"STREAM.MSG.DELETE.{names.stream}", {"seq": seq})
+
+
+async def _a_key_alone(jet: Jet, names: Names) -> None:
+    seq = await jet.store([Message(names.key("u", "a"), b"")])
+    await jet.ask(f"STREAM.MSG.DELETE.{names.stream}", {"seq": seq})
+
+
+async def _no_event_of_ours(jet: Jet, names: Names) -> None:
+    await jet.store([Message(f"{names.stream}.d.1.u.u%", b"?")])
+
+
+@pytest.mark.parametrize("last", [_a_probe, _a_deleted_event, _a_key_alone, _no_event_of_ours])
+@pytest.mark.gen_test
+async def test_a_server_that_began_behind_what_nobody_gets_is_no_further_than_the_others(
+    tmp_path: Path, shared: NatsServer, last: Callable[[Jet, Names], Awaitable[None]]
+) -> None:
+    async with two(tmp_path, shared) as (first, _), jet_of(shared) as jet:
+        device = await first.connect("u")
+        await first.emit(job("before"))
+        await until_payload(device, "before")
+        await last(jet, Names(tmp_path.name))
+        async with serving(tmp_path, _again(first)) as begun:
+            welcome, _ = await (await begun.connect("u")).take(2)
+            cursor = welcome["payload"]["cursor"]
+            assert _seq(cursor) == _seq(device.seen[-1]["id"]) + 1
+            moved = await first.connect("u", lastEventId=cursor)
+            welcome, live = await moved.take(2)
+            assert (welcome["payload"]["cursor"], live["type"]) == (cursor, "rt.live")
+            # What goes behind it waits for nothing either.
+            await begun.emit(job("transient", durable=False))
+            for each in (device, moved):
+                await until_payload(each, "transient")
 
 
 @pytest.mark.parametrize("how", ["by number", "by age"])

@@ -16,6 +16,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     ``seq`` is a durable event's own, None for a transient one. ``after`` is the seq of the last
     durable event that goes before it. Without an ``emission`` it stands for all that there was
     up to ``seq`` and is not going to arrive: it is to be read from the log, as far as that has it.
+    Without either there was nothing for anybody up to ``after``.
     """
 
     emission: Emission | None

@@ -166,6 +166,29 @@ async def test_what_is_deleted_behind_a_lost_connection_is_told_though_nothing_c
 
 
 @pytest.mark.gen_test
+async def test_what_is_deleted_before_it_came_is_told_though_nothing_comes_after_it(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    names = Names(tmp_path.name)
+    async with (
+        open_nats([server.url], names.stream),
+        jet_of(server) as jet,
+        following(jet, names) as followed,
+    ):
+        await publish(jet, names, "u")
+        await followed.at(1)
+        async with held_back(jet, names.stream):
+            await publish(jet, names, "u")
+            await by_erasing(jet, names)
+        await followed.at(3)
+        assert followed.seen == [1, 2, ("missed through", 3)]
+        # And it goes on.
+        await publish(jet, names, "u")
+        await followed.at(4)
+        assert followed.seen[3:] == [4]
+
+
+@pytest.mark.gen_test
 async def test_keys_and_probes_and_fences_are_no_loss(server: NatsServer, tmp_path: Path) -> None:
     names = Names(tmp_path.name)
     async with (

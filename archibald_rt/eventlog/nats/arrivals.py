@@ -63,7 +63,7 @@ class Arrivals:
         self._marks = marks
         self._asking = Asking(jet, names, marks, UNHEARD)
         self.position = position
-        """The seq of the last durable event that has arrived."""
+        """The seq of the last message that has arrived, for anybody or nobody."""
         self.hooks = UNHEARD
         self._waiting: deque[Arrival] = deque()
         self._size = 0
@@ -232,27 +232,30 @@ class Arrivals:
     async def durable(self, got: Got) -> None:
         """Take an event from the stream, when there is room for it.
 
-        What is no event only has to have come.
+        What is no event counts as well: another server may have begun behind it, so that devices
+        come with its seq, and transient events that go behind it.
         """
-        if got.subject == self._names.probe or self._names.is_fence(got.subject):
-            self.expect(max(0, self._pending - 1))
-            return
         while self._size > WAITING:
             self._taken.clear()
             await self._taken.wait()
         self._release(got.seq - 1)
         self.position = got.seq
+        emission = self._emission(got)
+        self._pending = max(0, self._pending - 1)
+        self._add(Arrival(emission, None if emission is None else got.seq, got.seq))
+        self._lateness.there(self._came + self._pending)
+        self._release(got.seq)
+        self._moved.set()
+
+    def _emission(self, got: Got) -> Emission | None:
+        if got.subject == self._names.probe or self._names.is_fence(got.subject):
+            return None
         try:
-            emission = Emission(self._names.user(got.subject), got.data, "", 0, durable=True)
+            return Emission(self._names.user(got.subject), got.data, "", 0, durable=True)
         except ValueError:
             # Not from one of us. It must not stop what comes after it.
             _logger.warning("message of no user in the stream", seq=got.seq)
-            self.expect(max(0, self._pending - 1))
-        else:
-            self._pending = max(0, self._pending - 1)
-            self._add(Arrival(emission, got.seq, got.seq))
-        self._release(got.seq)
-        self._moved.set()
+            return None
 
     async def transient(self, message: Msg) -> None:
         """Take an event from another server."""

@@ -260,8 +260,12 @@ class Follower:
         sent = headers.get("Nats-Last-Consumer")
         if sent is not None and int(sent) > self._place:
             self._anew.set()
-        elif sent is not None and stalled is None and self._tell_pending is not None:
-            self._tell_pending(0)
+        elif sent is not None and stalled is None:
+            if self._tell_pending is not None:
+                self._tell_pending(0)
+            # And up to where it was looked for them: at the end lies no key without its event.
+            if self._missed is not None and int(headers.get("Nats-Last-Stream", 0)) > self.position:
+                self._lost_some()
 
     async def _receive(self, message: Msg, headers: dict[str, str]) -> None:
         try:
@@ -281,8 +285,7 @@ class Follower:
             # Right before an event with a key lies the key.
             expected = self.position + (2 if KEYED in headers else 1)
             if self._missed is not None and seq > expected:
-                self._hole, self._consumer = True, ""
-                self._anew.set()
+                self._lost_some()
                 return
             await self._take(Got(seq, message.subject, message.data, headers))
             self.position = seq
@@ -290,6 +293,10 @@ class Follower:
         if place.consumer == self._consumer:
             self._place = place.place
         self._moved.set()
+
+    def _lost_some(self) -> None:
+        self._hole, self._consumer = True, ""
+        self._anew.set()
 
     async def _answer(self, reply: str) -> None:
         if self._jet.connection.is_connected:
