@@ -140,6 +140,28 @@ async def test_at_the_end_only_steps_have_their_turn(server: NatsServer, tmp_pat
         assert hub.dispatched == 1
 
 
+@pytest.mark.gen_test
+async def test_whose_event_was_deleted_before_it_arrived_is_behind_when_that_is_answered(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    few = Retention(max_events_per_user=1)
+    async with open_nats([server.url], tmp_path.name, retention=few) as log:
+        hub = Hub(0, recent=10_000)
+        among = AmongPeers(log.peers, hub)
+        events = numbered(["u"] * 4)
+        # Two requests in one commit; of the first nothing is left.
+        await log.append([events[:2], events[2:]])
+        await eventually(lambda: log.head == 4)
+        await among.dispatch(events[0], 1)
+        # From then on who was live reads it from the log; what goes behind it has its place still.
+        assert hub.dispatched == 1
+        await among.dispatch(events[1], 2)
+        assert hub.dispatched == 2
+        await among.catch_up(lambda: False)
+        assert hub.dispatched == 4
+        assert not log.peers.waiting
+
+
 class CountingHub(Hub):
     """A hub that tells who was to get transient events."""
 

@@ -92,8 +92,8 @@ class Peers(Protocol):
     def through(self, seq: int) -> AsyncIterator[Arrival]:
         """Take what arrives up to a durable event, waiting for it.
 
-        Ends behind that event, or without it if it doesn't arrive for so long that it is better
-        taken when it does.
+        Ends behind that event, or what stands for it; or without it if it doesn't arrive for so
+        long that it is better taken when it does.
         """
 
     def passed(self, seq: int) -> bool:

@@ -146,6 +146,11 @@ class Arrivals:
                     yield arrival
                     if arrival.seq == seq:
                         return
+            if self.waiting and self._waiting[0].emission is None:
+                # It stands for this event as well. The rest stays: a transient event has its place
+                # behind this one, and before what else is gone.
+                yield Arrival(None, seq, seq)
+                return
             if self.position >= seq or self._stood_at == self.position or not self.current:
                 return
             self._moved.clear()
