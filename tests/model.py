@@ -150,7 +150,7 @@ class Device:
         self.gone = False
         self.dropped = 0
         self.handed_to: set[int] = set()
-        self._held: list[tuple[int, int, str | None]] = []
+        self._held: list[tuple[int, int, str | None, int]] = []
         self._page_events = page_events
         self._flowing = flowing
         self.session: WatchedSession | None = None
@@ -229,7 +229,7 @@ class Device:
         """How many bytes of memory its events take, held ones included."""
         if not self.connected_now:
             return 0
-        return self.outbox.events + sum(size + OVERHEAD for _, size, _ in self._held)
+        return self.outbox.events + sum(size + OVERHEAD for _, size, *_ in self._held)
 
     def handed(
         self, index: int, size: int, conflate: str | None, *, spare: int, taken: bool
@@ -240,12 +240,12 @@ class Device:
             assert self.offered[-1:] == [index], "said to be in the outbox, and is not"
         elif not self.gone:
             # What was spare, and what is held already, are all it may have.
-            spare += sum(size + OVERHEAD for _, size, _ in self._held)
+            spare += sum(size + OVERHEAD for _, size, *_ in self._held)
             if conflate is not None:
                 self._held = [each for each in self._held if each[2] != conflate]
-            self._held.append((index, size, conflate))
+            self._held.append((index, size, conflate, self.world.hub.dispatched))
             while self._held:
-                held = sum(size for _, size, _ in self._held)
+                held = sum(size for _, size, *_ in self._held)
                 kept = held + len(self._held) * OVERHEAD
                 if held <= HELD_LIMIT and 2 * kept <= spare:
                     break
@@ -291,6 +291,8 @@ class Device:
             own = message["type"].startswith("rt.")
             assert written.kind == (message["type"] if own else "message")
         kind = Kind.CONTROL
+        if message["type"] == "rt.welcome":
+            self._begin_at(Cursor.parse(message["payload"]["cursor"]))
         if not message["type"].startswith("rt."):
             index = index_of(message["timestamp"])
             self.indexes.add(index)
@@ -306,6 +308,13 @@ class Device:
                 self._held = kept
         self._assert_bounded()
         return kind
+
+    def _begin_at(self, cursor: Cursor | None) -> None:
+        """Give up what was held and goes before a cursor that the server had to wait for."""
+        if cursor is not None and cursor.seq > self.registered_at:
+            kept = [each for each in self._held if each[3] >= cursor.seq]
+            self.dropped += len(self._held) - len(kept)
+            self._held = kept
 
     def _assert_bounded(self) -> None:
         held, other = self.outbox.waiting
