@@ -24,6 +24,8 @@ from archibald_rt.errors import CloseCode
 from processes import ServerProcess, serving
 from support import EMIT_TOKEN, Harness, eventually, settings_for, token
 
+pytestmark = pytest.mark.long
+
 EFFORT = float(os.environ.get("PROPERTY_EFFORT", "1"))
 AT_LEAST = {"requests": 2000, "bodies": 8000, "frames": 10_000}
 """How many of each are sent at least."""

@@ -330,6 +330,7 @@ def test_the_promises_hold_whatever_happens_in_whatever_order(
     try_out(InFiles, monkeypatch, 600)
 
 
+@pytest.mark.long
 def test_the_promises_hold_where_every_call_to_the_log_may_take_forever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -203,6 +203,7 @@ async def run(nats: NatsServer, folder: Path, todo: list[tuple[str, int, str | N
         await world.settle()
 
 
+@pytest.mark.long
 def test_nothing_is_lost_untold_whatever_happens_to_two_servers_on_one_log(
     nats: NatsServer,
 ) -> None:
