@@ -36,7 +36,8 @@ class Hub:
         self._users: dict[str, dict[Session, None]] = {}
         self._count = 0
         self._dispatched = head
-        self._moved = asyncio.Event()
+        # Set when the next event is dispatched; there is one only while somebody waits for that.
+        self._moves: asyncio.Event | None = None
         self._limit = recent
         self._recent = Recent(head if lasts is None else lasts.since, limit=recent)
         if lasts is not None:
@@ -137,14 +138,19 @@ class Hub:
     async def reaches(self, seq: int) -> None:
         """Wait until all up to a seq was dispatched."""
         while self._dispatched < seq:
-            self._moved.clear()
-            await self._moved.wait()
+            self._moves = self._moves or asyncio.Event()
+            await self._moves.wait()
 
     def advance(self, seq: int) -> None:
         """Take all up to a seq as dispatched: there was nothing for anybody."""
         if seq > self._dispatched:
             self._dispatched = seq
-            self._moved.set()
+            if self._moves is not None:
+                self._wake(self._moves)
+
+    def _wake(self, moves: asyncio.Event) -> None:
+        self._moves = None
+        moves.set()
 
     def skip(self, seq: int) -> None:
         """Take all up to a seq as dispatched that was not: who is live has to read it."""
@@ -167,7 +173,9 @@ class Hub:
             event = Event(seq, emission.tail)
             # Before the first slice: who registers or turns live in between begins after
             # this event or takes it from the log.
-            self.advance(seq)
+            self._dispatched = seq
+            if self._moves is not None:
+                self._wake(self._moves)
             self._recent.add(emission.user, event)
         if emission.user is None:
             sessions: Sequence[Session] = [s for s in self.sessions() if s.live or event is None]
