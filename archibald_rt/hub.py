@@ -172,7 +172,7 @@ class Hub:
         if seq is not None:
             event = Event(seq, emission.tail)
             # Before the first slice: who registers or turns live in between begins after
-            # this event or takes it from the log.
+            # this event or takes it from the log. As `advance`, without a call for each event.
             self._dispatched = seq
             if self._moves is not None:
                 self._wake(self._moves)

@@ -23,8 +23,8 @@ from archibald_rt.protocol import FRAMING, Dialect, Frames
 from archibald_rt.tracing import Trace
 from archibald_rt.writer import Writer
 
-# How often it is looked whether this server is as far as another, every so many seconds.
-_LOOKS, _LOOK_EVERY = 250, 0.02
+# For how many seconds a device waits for this server to be as far as another.
+_AHEAD_WITHIN = 5.0
 
 # How much of a cursor that can't be read is told back.
 _REQUESTED_SHOWN = 200
@@ -196,17 +196,19 @@ class Session(Writer):
         if not await peers.has(cursor.seq):
             await self._seek(str(cursor), "ahead")
             return
-        for _ in range(_LOOKS):
-            if cursor.seq <= self._feed.dispatched:
-                self.position = self._read = cursor.seq
-                # What came meanwhile and goes before the cursor would be out of its place.
-                if self._held is not None:
-                    self.dropped += sum(1 for _ in self._held.take_before(cursor.seq))
-                self._welcome(replay=True)
-                await self._catch_up()
-                return
-            await asyncio.sleep(_LOOK_EVERY)
-        raise LogUnavailableError("this server is behind the one that the device was at")
+        try:
+            async with asyncio.timeout(_AHEAD_WITHIN):
+                await self._feed.reaches(cursor.seq)
+        except TimeoutError:
+            raise LogUnavailableError(
+                "this server is behind the one that the device was at"
+            ) from None
+        self.position = self._read = cursor.seq
+        # What came meanwhile and goes before the cursor would be out of its place.
+        if self._held is not None:
+            self.dropped += sum(1 for _ in self._held.take_before(cursor.seq))
+        self._welcome(replay=True)
+        await self._catch_up()
 
     async def _seek(self, event_id: str, reason: GapReason | None) -> None:
         """Welcome a device just below the first event that is retained, and catch up."""
