@@ -164,8 +164,6 @@ class Follower:
 
     async def _consume(self) -> None:
         """Have the server send what is after the position."""
-        if not self._jet.connection.is_connected:
-            raise LogUnavailableError("the log is unavailable: not connected to NATS")
         state = await self._state()
         if self._missed is not None and (self._hole or state["first_seq"] > self.position + 1):
             last = state["last_seq"]
