@@ -6,12 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from processes import wait_until
 
 if TYPE_CHECKING:
     import pytest
@@ -64,11 +65,13 @@ class NatsServer:
                 [PROGRAM, "-c", str(config)], stdout=log, stderr=subprocess.STDOUT
             )
         ports = self._folder / f"nats-server_{self._process.pid}.ports"
-        deadline = time.monotonic() + PATIENCE
-        while not (ports.exists() and ports.read_text().endswith("}")):
-            assert self._process.poll() is None, (self._folder / "server.log").read_text()
-            assert time.monotonic() < deadline, "no NATS server came up"
-            time.sleep(0.01)
+        process = self._process
+
+        def listens() -> bool:
+            assert process.poll() is None, (self._folder / "server.log").read_text()
+            return ports.exists() and ports.read_text().endswith("}")
+
+        wait_until(listens, within=PATIENCE, otherwise="no NATS server came up")
         (self.url,) = json.loads(ports.read_text())["nats"]
         self._port = int(self.url.rpartition(":")[2])
 
@@ -103,12 +106,13 @@ class NatsServer:
         """Have it answer nobody for the length of a block, as a network that is cut does."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-        deadline = time.monotonic() + PATIENCE
         tasks = Path(f"/proc/{self._process.pid}/task")
         # Each thread stops when it gets to it.
-        while any(_state(task) != "T" for task in tasks.iterdir()):
-            assert time.monotonic() < deadline, "the NATS server runs on"
-            time.sleep(0.001)
+        wait_until(
+            lambda: all(_state(task) == "T" for task in tasks.iterdir()),
+            within=PATIENCE,
+            otherwise="the NATS server runs on",
+        )
         try:
             yield
         finally:

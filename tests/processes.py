@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,19 @@ os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(given))}
 os.execv(sys.argv[2], sys.argv[2:])
 """
 _OF_SERVICES = ("ARCHIBALD_RT_", "LISTEN_", "NOTIFY_", "WATCHDOG_")
+
+
+def wait_until(
+    condition: Callable[[], object],
+    *,
+    within: float = PATIENCE,
+    otherwise: str = "it did not come about",
+) -> None:
+    """Wait for something outside this process, as `support.eventually` does in a loop."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.001)
 
 
 def environment(folder: Path, extra: Mapping[str, str | None] | None = None) -> dict[str, str]:

@@ -19,7 +19,7 @@ import pytest
 from archibald_rt.eventlog import files, schema
 from logcommands import begun, done, refused
 from logfiles import append, by_hand, emission, folder, tables, users
-from processes import PATIENCE, command, environment, serving
+from processes import PATIENCE, command, environment, serving, wait_until
 from support import Harness, eventually, settings_for
 
 COMMANDS = [
@@ -60,11 +60,12 @@ def partial(folder: Path) -> list[Path]:
 
 def until_partial(folder: Path, process: "subprocess.Popen[bytes]") -> None:
     """Wait until a command writes the file that is not in its place yet."""
-    deadline = time.monotonic() + PATIENCE
-    while not any(each.stat().st_size for each in partial(folder)):
+
+    def writes() -> bool:
         assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+        return any(each.stat().st_size for each in partial(folder))
+
+    wait_until(writes)
 
 
 # One by one
@@ -319,7 +320,7 @@ def test_an_import_that_is_killed_leaves_no_log(tmp_path: Path, path: Path) -> N
         assert process.stdin is not None
         process.stdin.write(b"".join(export[:2]))
         process.stdin.flush()
-        until_folder(other.parent)
+        wait_until(other.parent.is_dir)
         until_partial(other.parent, process)
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
@@ -328,13 +329,6 @@ def test_an_import_that_is_killed_leaves_no_log(tmp_path: Path, path: Path) -> N
     assert "no log in this file yet" in refused(tmp_path, "check", extra=elsewhere(other))
     done(tmp_path, "import", stdin=b"".join(export), extra=elsewhere(other))
     assert len(tables(other)["events"]) == 2
-
-
-def until_folder(path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.is_dir():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ from logcommands import begun, done, refused
 from logfiles import append, emission, users
 from natslogs import events, exported, gone_after, somewhere, streams
 from natsservers import NatsServer, nats_server
-from processes import PATIENCE, ServerProcess, command, serving
+from processes import PATIENCE, ServerProcess, command, serving, wait_until
 from support import Harness, settings_for
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale-out.md"
@@ -53,10 +52,7 @@ def there(where: Where) -> Mapping[str, str]:
 
 def until_unfinished(where: Where) -> None:
     """Wait until there is a stream that is imported into."""
-    deadline = time.monotonic() + PATIENCE
-    while len(streams(where)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(streams(where)) >= 2)
 
 
 def test_a_log_goes_through_a_pipe_to_a_stream_and_back(
@@ -124,10 +120,7 @@ def test_an_import_that_is_killed_leaves_no_log_and_nothing_in_the_way(
         assert process.stdin is not None
         process.stdin.write(export[: len(export) // 2])
         process.stdin.flush()
-        deadline = time.monotonic() + PATIENCE
-        while not streams(where).get(where.stream, {}).get("messages"):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: streams(where).get(where.stream, {}).get("messages"))
         # As long as it is there nobody else begins.
         another = refused(tmp_path, "import", stdin=export, extra=there)
         assert another.endswith(": another import into it is under way")

@@ -7,7 +7,6 @@ import signal
 import socket
 import sqlite3
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from typing import Self
 
 import pytest
 
-from processes import PATIENCE, serving
+from processes import PATIENCE, serving, wait_until
 from support import EMIT_TOKEN, handshake, token
 
 RESTARTS = 3
@@ -167,10 +166,9 @@ class Clients:
     def wait_until_all_get_answers(self) -> None:
         """Wait until each client has had ten more answers."""
         before = Counter(self.answers)
-        deadline = time.monotonic() + PATIENCE
-        while not self.faults and any(self.answers[name] < before[name] + 10 for name in before):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(
+            lambda: self.faults or all(self.answers[name] >= before[name] + 10 for name in before)
+        )
 
 
 @pytest.mark.parametrize("names", [None, "internal:public"])

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from issuer import certificate_files, issuing, jwk, pem, signed
-from processes import PATIENCE, ServerProcess, command, serving, started
+from processes import PATIENCE, ServerProcess, command, serving, started, wait_until
 from support import EMIT_TOKEN, SECRET, handshake, token
 
 
@@ -288,9 +288,9 @@ def test_sighup_goes_from_secrets_to_public_keys_and_to_a_key_set(tmp_path: Path
         # The set is fetched anew at a reload, whatever its age.
         issuer.publish(jwk("rsa2048", 1, kid="b"))
         reloaded(server)
-        deadline = time.monotonic() + PATIENCE
-        while accepts(server, signed("rsa2048", kid="a")):
-            assert time.monotonic() < deadline, "it was not fetched"
+        wait_until(
+            lambda: not accepts(server, signed("rsa2048", kid="a")), otherwise="it was not fetched"
+        )
         # A file that has changed, under the same name.
         configured(tmp_path, key_file, "algorithms = ES256", secret="")
         reloaded(server)

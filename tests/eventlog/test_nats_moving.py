@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -36,6 +35,7 @@ from logfiles import append as append_to_file
 from logfiles import append_by, delete, emission, held, revoke, users
 from natslogs import about, append, asked, events, exported, gone_after, ranked, somewhere, streams
 from natsservers import PATIENCE, NatsServer, nats_server
+from processes import wait_until
 
 NOWHERE = os.open(os.devnull, os.O_RDONLY)
 STAMP = "2026-01-01T00:00:00Z"
@@ -432,11 +432,14 @@ def test_an_empty_log_that_no_server_runs_on_is_replaced(where: Where, path: Pat
             # What followed it is forgotten in a moment.
             return None
 
-    deadline = time.monotonic() + PATIENCE
-    while (made := imported()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert made.epoch == about(exported(where))["epoch"] != epoch
+    made: list[Import] = []
+
+    def imported_at_last() -> bool:
+        made.extend(filter(None, [imported()]))
+        return bool(made)
+
+    wait_until(imported_at_last, within=PATIENCE)
+    assert made[0].epoch == about(exported(where))["epoch"] != epoch
 
 
 def test_an_import_into_which_somebody_else_stores_fails(where: Where, path: Path) -> None:
